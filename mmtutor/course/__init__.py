@@ -1,0 +1,1 @@
+"""Support that is no lesson: weights, records, figures and the command line."""
