@@ -1,0 +1,54 @@
+# make run | test | lab | docs | export | outputs | lint.  Without make: CONTRIBUTING.md, "Without make".
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lab docs export outputs lint clean
+
+help:
+	@echo "make run      fine-tune the three-modality model on the embedded data (PROFILE=full: also unfrozen)"
+	@echo "make test     every test and every notebook"
+	@echo "make lab      JupyterLab, open on the index"
+	@echo "make docs     the documentation site, in _docs/"
+	@echo "make export   notebooks -> mmtutor/ and README.md"
+	@echo "make outputs  execute every notebook again and show which saved outputs differ"
+	@echo "make lint     ruff on notebooks, tests and scripts"
+
+# The environment is made anew when what it is made from has changed.
+$(VENV)/.stamp: constraints.txt settings.ini setup.py pyproject.toml
+	@echo "==> setting up $(VENV) from constraints.txt (once; about two minutes and 2 GB)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmtutor needs Python 3.11 or later; this is " + sys.version.split()[0])'
+	@$(PYTHON) -m venv $(VENV)
+	@grep '^torch==' constraints.txt > $(VENV)/torch.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/torch.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+run: $(VENV)/.stamp
+	@$(BIN)/mmtutor run $(if $(PROFILE),--profile $(PROFILE))
+
+test: $(VENV)/.stamp
+	@echo "==> building the embedded data if they are missing, then every test and every notebook"
+	@$(BIN)/mmtutor data build
+	@$(BIN)/python -m pytest
+
+lab: $(VENV)/.stamp
+	@$(BIN)/mmtutor lab
+
+docs: $(VENV)/.stamp
+	@$(BIN)/python scripts/build_docs.py
+
+export: $(VENV)/.stamp
+	@echo "==> nbs/ -> mmtutor/ and README.md"
+	@$(BIN)/nbdev-export
+	@$(BIN)/python scripts/readme.py
+
+outputs: $(VENV)/.stamp
+	@$(BIN)/python scripts/notebooks.py --check
+
+lint: $(VENV)/.stamp
+	@$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) _docs _proc build *.egg-info

@@ -1,0 +1,32 @@
+"""What every test sees: a quiet, repeatable torch, and the repository's own tools."""
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    "Every test starts from the same random state and in float32."
+    random.seed(0); np.random.seed(0); torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def built():
+    "The embedded data, built if this machine does not have them yet."
+    from mmtutor import data
+    data.build(progress=False)
+    return data
