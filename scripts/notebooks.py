@@ -43,8 +43,8 @@ def execute(path: Path, timeout: int = 600) -> nbformat.NotebookNode:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     env = os.environ | {"PYTHONHASHSEED": "0", "MMTUTOR_NOTEBOOK": "1"}
-    client = NotebookClient(nb, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}},
-                            coalesce_streams=True, record_timing=False)
+    client = NotebookClient(nb, timeout=timeout, kernel_name="python3", coalesce_streams=True, record_timing=False,
+                            resources={"metadata": {"path": str(path.parent)}})
     client.execute(env=env)
     return normalise(nb)
 

@@ -2,6 +2,7 @@
 import ast
 import configparser
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -70,7 +71,8 @@ def test_chapters_are_those_of_the_ladder():
     assert here <= set(LADDER), f"not in the ladder: {here - set(LADDER)}"
     support = {p.stem for p in notebooks.chapters() if p.parent != notebooks.NBS}
     assert support <= SUPPORT, f"unknown support notebooks: {support - SUPPORT}"
-    assert len({re.sub(r'^\d+_', '', n) for n in LADDER}) == len(LADDER), "page names must differ without their numbers"
+    pages = {re.sub(r"^\d+_", "", name) for name in LADDER}
+    assert len(pages) == len(LADDER), "page names must differ without their numbers"
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
@@ -94,7 +96,7 @@ def test_imports_climb_the_ladder(name):
 
 
 def test_no_stale_module_and_none_missing():
-    assert set(modules()) == set(exports()), "modules and #| default_exp differ: run make export and delete what is stale"
+    assert set(modules()) == set(exports()), "modules and default_exp differ: export, delete what is stale"
 
 
 def test_modules_stay_small():
@@ -109,10 +111,10 @@ def test_exported_code_is_in_step(tmp_path):
             "for path in sys.argv[2:]: nb_export(path, sys.argv[1])")
     subprocess.run([sys.executable, "-c", code, str(target), *map(str, notebooks.chapters())], check=True, cwd=ROOT)
     fresh = {str(p.relative_to(target)): p.read_text(encoding="utf-8") for p in target.rglob("*.py")}
+    def strip(text):  # the comments that hold a path relative to the target
+        return re.sub(r"^# %% .*$|File to edit: .*", "", text, flags=re.M)
     for name, path in modules().items():
         relative = str(path.relative_to(PACKAGE))
-        bare = lambda text: re.sub(r"^# %% .*$", "# %%", text, flags=re.M)  # the marker holds a path relative to the target
-        strip = lambda text: re.sub(r"File to edit: .*", "", bare(text))
         assert relative in fresh, f"{name} comes from no notebook"
         assert strip(fresh[relative]) == strip(path.read_text(encoding="utf-8")), f"mmtutor/{relative}: run make export"
 
@@ -136,7 +138,8 @@ def test_constraints_satisfy_the_requirements():
             for line in text.split():
                 need = Requirement(line)
                 if need.name != "pip":
-                    assert need.specifier.contains(pins[need.name.lower()]), f"{line}: constraints pin {pins[need.name.lower()]}"
+                    pin = pins[need.name.lower()]
+                    assert need.specifier.contains(pin), f"{line}: constraints pin {pin}"
 
 
 def test_readme_is_the_index():
@@ -159,8 +162,10 @@ def test_import_is_light():
 @pytest.mark.slow
 def test_wheel_holds_the_course(tmp_path):
     "The wheel has every module, every notebook and every recorded run, and nothing of the tests."
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", tmp_path,
-                    ROOT], check=True)
+    source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(
+        ".venv", ".git", "_docs", "_proc", "build", "runs", "*.egg-info", "__pycache__", ".ipynb_checkpoints"))
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet",
+                    "-w", tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in notebooks.chapters():
@@ -172,7 +177,8 @@ def test_wheel_holds_the_course(tmp_path):
     assert not [n for n in names if n.startswith(("tests", "scripts"))]
     out = tmp_path / "installed"
     zipfile.ZipFile(wheel).extractall(out)
-    code = "import mmtutor.course.records as r; print(len(list(r.notebooks_dir().glob('*.ipynb'))), r.results_dir().is_dir())"
+    code = ("import mmtutor.course.records as r\n"
+            "print(len(list(r.notebooks_dir().glob('*.ipynb'))), r.results_dir().is_dir())")
     run = subprocess.run([sys.executable, "-c", code], cwd=out, env={"PYTHONPATH": str(out), "PATH": ""},
                          capture_output=True, text=True, check=True)
     assert run.stdout.split() == [str(len(list(notebooks.NBS.glob("*.ipynb")))), "True"]

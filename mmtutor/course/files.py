@@ -85,8 +85,9 @@ def fetch(wheel: Wheel) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
         wanted = Path(folder) / "wanted.txt"
         wanted.write_text(f"{wheel} --hash=sha256:{wheel.sha256}\n")
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--only-binary=:all:",
-               "--require-hashes", "--disable-pip-version-check", "--dest", folder, "--requirement", str(wanted)]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir",
+               "--only-binary=:all:", "--require-hashes", "--disable-pip-version-check",
+               "--dest", folder, "--requirement", str(wanted)]
         done = subprocess.run(pip, capture_output=True, text=True)
         found = list(Path(folder).glob("*.whl"))
         if done.returncode or not found:

@@ -87,7 +87,8 @@ def load_into(
                         for k in sorted(wanted.keys() & given.keys()) if given[k].shape != wanted[k].shape],
     }
     if any(problems.values()):
-        text = "; ".join(f"{len(v)} {k} ({', '.join(v[:4])}{', …' if len(v) > 4 else ''})" for k, v in problems.items() if v)
+        text = "; ".join(f"{len(v)} {k} ({', '.join(v[:4])}{', …' if len(v) > 4 else ''})"
+                         for k, v in problems.items() if v)
         raise ValueError(f"load_into {type(module).__name__}: {text}")
     module.load_state_dict(given)
     return LoadReport(len(given), sum(v.numel() for v in given.values()), left)

