@@ -21,7 +21,7 @@ LADDER = """index 00_notation 01_attention 02_positions 03_multihead 04_transfor
 09_fusion 10_objectives 11_multimodal 12_transfusion 13_finetune 14_freezing 15_accumulation 16_evaluation
 17_frameworks 18_scaling 19_capstone""".split()
 ENCODERS = {"text", "vision", "audio"}
-SUPPORT = {"files", "weights", "records", "figures", "exercises", "cli"}
+SUPPORT = {"files", "weights", "records", "figures", "checkpoints", "exercises", "cli"}
 CLI_ONLY = {"cli"}
 
 
