@@ -12,7 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # %% ../nbs/01_attention.ipynb #5d181193
-def causal_mask(query: int, key: int | None = None, device: torch.device | str | None = None) -> Bool[Tensor, "query key"]:
+def causal_mask(
+    query: int,
+    key: int | None = None,  # as many as queries if not given
+    device: torch.device | str | None = None,
+) -> Bool[Tensor, "query key"]:
     """True where a position may look: at itself and at what came before.
 
     With more keys than queries, the queries are the last positions of the sequence.
@@ -48,7 +52,7 @@ def _check(q: Tensor, k: Tensor, mask: Tensor | None, v: Tensor | None = None) -
         raise ValueError(f"attention: mask {tuple(mask.shape)} does not broadcast to (*batch, query, key) = {whole}; "
                          "a padding mask (batch, key) of a batch of sequences is passed as mask[:, None, :]")
 
-
+# %% ../nbs/01_attention.ipynb #a45c5597
 def attention_weights(
     q: Float[Tensor, "*batch query dim"],    # what each position looks for
     k: Float[Tensor, "*batch key dim"],      # what each position offers
