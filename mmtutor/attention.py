@@ -69,9 +69,8 @@ def attention_weights(
     scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if mask is None:
         return scores.softmax(-1)
-    alive = mask.any(-1, keepdim=True)
-    weights = scores.masked_fill(~(mask | ~alive), float("-inf")).softmax(-1)
-    return weights.masked_fill(~alive, 0)
+    dead = ~mask.any(-1, keepdim=True)
+    return scores.masked_fill(~(mask | dead), float("-inf")).softmax(-1).masked_fill(dead, 0)
 
 # %% ../nbs/01_attention.ipynb #97f0469d
 def attend(
@@ -94,6 +93,6 @@ def attend(
         return F.dropout(attention_weights(q, k, mask, scale=scale), dropout) @ v
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
-    alive = mask.any(-1, keepdim=True)
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | ~alive, dropout_p=dropout, scale=scale)
-    return mixed.masked_fill(~alive, 0)
+    dead = ~mask.any(-1, keepdim=True)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | dead, dropout_p=dropout, scale=scale)
+    return mixed.masked_fill(dead, 0)
