@@ -49,11 +49,8 @@ def mel_filters(bands: int, n_fft: int = 400, rate: int = 16_000) -> Float[Tenso
 
 # %% ../nbs/08_audio.ipynb #a33da99f
 class LogMel(nn.Module):
-    """Sounds to frames of mel energies, batched and differentiable.
-
-    `convention="whisper"` is what WhisperFeatureExtractor computes. `convention="librosa"` is
-    `librosa.feature.melspectrogram` with its defaults: power, no logarithm.
-    """
+    """Sounds to frames of mel energies, batched and differentiable: what WhisperFeatureExtractor computes, or (power, no
+    logarithm) `librosa.feature.melspectrogram` with its defaults."""
 
     def __init__(
         self,
@@ -94,8 +91,8 @@ class LogMel(nn.Module):
 
     def _check(self, waves: Tensor, mask: Tensor) -> None:
         if waves.dim() != 2 or mask.shape != waves.shape or mask.dtype != torch.bool:
-            raise ValueError(f"LogMel: waves {tuple(waves.shape)} with a {mask.dtype} mask {tuple(mask.shape)}, expected "
-                             "both (batch, samples) and the mask bool; a single sound is passed as sound[None]")
+            raise ValueError(f"LogMel: waves {tuple(waves.shape)} with a {mask.dtype} mask {tuple(mask.shape)}, "
+                             "expected both (batch, samples), the mask bool; a single sound is passed as sound[None]")
         if (mask[:, 1:] & ~mask[:, :-1]).any():
             raise ValueError("LogMel: a mask with padding in front of real samples; pad behind the sound")
         if self.whisper and waves.shape[1] <= self.n_fft // 2:
