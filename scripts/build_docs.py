@@ -1,0 +1,172 @@
+"""Build the docs site from `_quarto.yml`: notebooks → pages → smalldocs → local fonts and formulas → checks.
+
+No notebook is executed: the pages show the saved outputs. No page loads anything from another host.
+"""
+import argparse
+import copy
+import json
+import re
+import shutil
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import smalldocs.site
+import yaml
+from docs import checks, pages, reference
+
+from mmtutor.course.files import Wheel, fetch
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+# KaTeX 0.16.40 (MIT) as the wheel djangocms-katex carries it. Only its files are taken; nothing is installed.
+KATEX = Wheel("djangocms-katex", "1.0.2", "79774fa17f7d328252f6dd05688799fa7ee49abebb7cbe09f0cbf6f103352ac2")
+KATEX_FOLDER = "djangocms_katex/static/djangocms_katex/vendor/katex/"
+KATEX_FILES = re.compile(r"(katex\.min\.(js|css)|contrib/auto-render\.min\.js|fonts/.*\.woff2|LICENSE)")
+REMOTE_FONTS = re.compile(r"@import\s+(url\([^)]*\)|\"[^\"]*\"|'[^']*')\s*;?")
+
+
+def notebooks() -> list[Path]:
+    "Every notebook of the course, relative to the repository, in reading order."
+    found = [p.relative_to(ROOT) for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
+    return sorted(found, key=lambda p: (len(p.parts), p.stem != "index", p))
+
+
+def place(notebook: Path | str) -> str:
+    "The place of a notebook's page, from the site's root: `nbs/01_attention.ipynb` → `attention.ipynb`."
+    inner = Path(notebook).relative_to("nbs")
+    return (inner.parent / f"{pages.page_name(inner)}.ipynb").as_posix()
+
+
+def listed(contents: list) -> Iterator[str]:
+    "The notebooks that a sidebar's `contents` name."
+    for item in contents:
+        if isinstance(item, dict):
+            yield from [item["href"]] if "href" in item else []
+            yield from listed(item.get("contents", []))
+        else:
+            yield item
+
+
+def sidebar_problems(config: dict, present: list[Path]) -> list[str]:
+    "Where `_quarto.yml` and the notebooks disagree."
+    named, there = list(listed(config["website"]["sidebar"]["contents"])), [p.as_posix() for p in present]
+    return ([f"_quarto.yml names {n}, which does not exist: take it out" for n in named if n not in there]
+            + [f"{n} is not in the sidebar of _quarto.yml: add it to its part" for n in there if n not in named]
+            + [f"_quarto.yml names {n} twice" for n in dict.fromkeys(named) if named.count(n) > 1])
+
+
+def staged(value: object, there: set[str]) -> object:
+    "The configuration with the notebooks' places in the site; entries without a notebook and empty parts left out."
+    if isinstance(value, str):
+        return place(value) if value.startswith("nbs/") else value
+    if isinstance(value, list):
+        kept = [v for v in value if not (isinstance(v, str) and v.startswith("nbs/") and v not in there)]
+        kept = [staged(v, there) for v in kept if not (isinstance(v, dict) and v.get("href", "").startswith("nbs/")
+                                                       and v["href"] not in there)]
+        return [v for v in kept if not (isinstance(v, dict) and "section" in v and not v["contents"])]
+    return {k: staged(v, there) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def site_config(config: dict, present: list[Path], modules: list[str]) -> dict:
+    "`_quarto.yml` as smalldocs gets it: without what only Quarto reads, with the reference in the navigation."
+    config = staged(copy.deepcopy(config), {p.as_posix() for p in present})
+    for key in ("execute", "ipynb-filters"):
+        config.pop(key, None)
+    config["project"] = {"type": "website", "output-dir": "_site"}
+    config["format"]["html"].pop("html-math-method", None)
+    website = config["website"]
+    website["navbar"]["left"].append({"text": "API reference", "href": "api/index.md"})
+    reading = {**website["sidebar"], "id": "course"}
+    if Path("nbs/index.ipynb") not in present:
+        reading["contents"] = ["index.md", *reading["contents"]]
+    listing = {"id": "api", "style": reading.get("style", "docked"),
+               "contents": ["api/index.md", *({"text": m, "href": f"api/{m}.md"} for m in modules)]}
+    website["sidebar"] = [reading, listing]
+    return config
+
+
+def stage(folder: Path, config: dict, present: list[Path]) -> None:
+    "Lay out in `folder` what smalldocs renders."
+    sources = {p: json.loads((ROOT / p).read_text(encoding="utf-8")) for p in present}
+    chapters = {module: (place(p), pages.title_of(nb)) for p, nb in sources.items() if (module := pages.module_of(nb))}
+    modules = list(reference.modules(ROOT / "mmtutor", chapters))
+    index = reference.build(ROOT / "mmtutor", folder / "api", chapters)
+    for path, notebook in sources.items():
+        target = folder / place(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        page = pages.to_page(notebook, index)
+        target.write_text(json.dumps(page, ensure_ascii=False), encoding="utf-8")
+    if not (folder / "index.ipynb").exists():
+        front = "\n".join(f"- [{pages.title_of(nb)}]({place(p)})" for p, nb in sources.items())
+        (folder / "index.md").write_text(f"---\ntitle: mmtutor\n---\n\n{config['website']['description']}\n\n{front}\n",
+                                         encoding="utf-8")
+    ready = site_config(config, present, modules)
+    (folder / "_quarto.yml").write_text(yaml.safe_dump(ready, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    for asset in [config["format"]["html"]["css"], config["website"]["favicon"]]:
+        (folder / asset).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / asset, folder / asset)
+
+
+def own_everything(site: Path) -> None:
+    "Bring KaTeX into the site and cut every load from another host."
+    with zipfile.ZipFile(fetch(KATEX)) as wheel:
+        for name in wheel.namelist():
+            inner = name.removeprefix(KATEX_FOLDER)
+            if inner != name and KATEX_FILES.fullmatch(inner):
+                target = site / "site_libs" / "katex" / inner
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(wheel.read(name))
+    sheet = site / "site_libs" / "katex" / "katex.min.css"
+    rules = sheet.read_text(encoding="utf-8")  # of the fonts, woff2 is enough for every browser since 2016
+    sheet.write_text(re.sub(r",url\([^)]*\.(?:woff|ttf)\) format\([^)]*\)", "", rules), encoding="utf-8")
+    for path in site.rglob("*.html"):
+        up = "../" * (len(path.relative_to(site).parts) - 1)
+        text = path.read_text(encoding="utf-8").replace(smalldocs.site.layout.KATEX, f"{up}site_libs/katex")
+        path.write_text(text, encoding="utf-8")
+    for path in (site / "site_libs" / "themes").rglob("*.css"):
+        path.write_text(REMOTE_FONTS.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def build(output: Path) -> list[str]:
+    "Build the site into `output`; return what is wrong with it."
+    config = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    present = notebooks()
+    found = sidebar_problems(config, present)
+    with tempfile.TemporaryDirectory(prefix="mmtutor-docs-") as scratch:
+        folder = Path(scratch)
+        stage(folder, config, present)
+        print(f"staged {len(present)} notebooks; rendering", flush=True)
+        built = smalldocs.site.build(folder, quiet=True)
+        found += [w for w in built.warnings if ": broken link" not in w]  # the checks below say it too
+        own_everything(built.out)
+        found += checks.problems(built.out, ["index.html", *(place(p).replace(".ipynb", ".html") for p in present)])
+        if output.exists():
+            shutil.rmtree(output)
+        shutil.copytree(built.out, output)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=ROOT / "_docs", help="the site's folder (default: _docs)")
+    output = parser.parse_args().output.resolve()
+    if output.exists() and any(output.iterdir()) and not (output / "site_libs").is_dir():
+        print(f"build_docs: {output} is not empty and holds no site; name another folder", file=sys.stderr)
+        return 2
+    start = time.perf_counter()
+    found = build(output)
+    size = sum(p.stat().st_size for p in output.rglob("*") if p.is_file()) / 1e6
+    count = sum(1 for _ in output.rglob("*.html"))
+    print(f"{count} pages, {size:.1f} MB, {time.perf_counter() - start:.0f} s: {output / 'index.html'}")
+    for line in found:
+        print(f"problem: {line}", file=sys.stderr)
+    print(f"{len(found)} problem(s)")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

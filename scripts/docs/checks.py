@@ -1,0 +1,81 @@
+"""What a finished site must keep: working links and anchors, alt text, no other host, pages of a bearable size."""
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+LARGEST = 1_500_000  # bytes of one page, pictures inside it included
+LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src",
+          "source": "src", "video": "src", "audio": "src"}
+STYLED = re.compile(r"(?:@import\s+(?:url\()?|url\()\s*[\"']?\s*((?:https?:)?//[^\"')\s]+)")
+BLOCKS = {"p", "div", "li", "td", "th", "figcaption", "section", "h1", "h2", "h3", "h4", "br", "nav", "main", "footer"}
+QUIET = {"script", "style", "code", "pre", "textarea"}
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+
+
+class Page(HTMLParser):
+    "The ids, links, loaded files, pictures without alt text, and running text of one page."
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids, self.links, self.loads, self.no_alt, self.title, self.formulas = set(), [], [], [], "", 0
+        self.text, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {k: v or "" for k, v in attrs}
+        if tag not in VOID:
+            self.open.append((tag, found.get("class", "")))
+        self.text += ["\n"] * (tag in BLOCKS)
+        self.ids |= {found["id"]} if "id" in found else set()
+        if tag == "a" and "href" in found:
+            self.links.append(found["href"])
+        if found.get(LOADED.get(tag, "")):
+            self.loads.append(found[LOADED[tag]])
+        if tag == "img" and not found.get("alt", "").strip():
+            self.no_alt.append(found.get("src", "")[:60])
+        self.formulas += tag == "span" and "math" in found.get("class", "").split()
+
+    def handle_endtag(self, tag: str) -> None:
+        self.text += ["\n"] * (tag in BLOCKS)
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1][0] == "title":
+            self.title += data
+        if not any(tag in QUIET or "math" in cls.split() for tag, cls in self.open):
+            self.text.append(data)
+
+
+def problems(site: Path, wanted: list[str]) -> list[str]:
+    "Everything wrong with the site in `site`, one line each; `wanted` are the pages that must be there."
+    pages = {p.relative_to(site).as_posix(): Page(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html"))}
+    found = [f"{name}: the page is missing" for name in wanted if name not in pages]
+    for name, page in pages.items():
+        size = (site / name).stat().st_size
+        if size > LARGEST:
+            found.append(f"{name}: {size / 1e6:.2f} MB, more than {LARGEST / 1e6} MB: use fewer or smaller pictures")
+        found += [f"{name}: a picture without alt text ({src}…): show it with figures.show" for src in page.no_alt]
+        found += [f"{name}: loads {url} from another host" for url in page.loads if urlsplit(url).netloc]
+        found += [f"{name}: no title"] * (not page.title.strip())
+        found += [f"{name}: a formula that is not rendered: {m}"
+                  for m in re.findall(r"\$[^$\n]{1,60}\$", "".join(page.text))]
+        found += [f"{name}: {m} is printed as it stands: write a link instead of a Quarto reference"
+                  for m in re.findall(r"[@](?:fig|tbl|eq|sec)-[\w-]+", "".join(page.text))]
+        local = [url for url in page.loads + page.links if not urlsplit(url).scheme and not urlsplit(url).netloc]
+        for url in dict.fromkeys(local):
+            parts = urlsplit(url)
+            target = ((site / name).parent / unquote(parts.path)).resolve() if parts.path else site.resolve() / name
+            target = target / "index.html" if target.is_dir() else target
+            there = target.is_relative_to(site.resolve()) and target.is_file()
+            key = target.relative_to(site.resolve()).as_posix() if there else ""
+            anchor = unquote(parts.fragment)
+            if not there:
+                found.append(f"{name}: broken link {url}")
+            elif anchor and key in pages and anchor not in pages[key].ids:
+                found.append(f"{name}: broken anchor {url}")
+    for path in sorted(site.rglob("*.css")):
+        found += [f"{path.relative_to(site)}: loads {url} from another host"
+                  for url in STYLED.findall(path.read_text(encoding="utf-8"))]
+    return found

@@ -1,0 +1,331 @@
+"""The docs site, built once and read in Chromium: nothing missing, nothing broken, nothing from another host."""
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import build_docs  # noqa: E402
+from docs import checks, pages, reference  # noqa: E402
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update"]
+
+
+def cell(kind: str, source: str, **more) -> dict:
+    extra = {"outputs": [], "execution_count": None} if kind == "code" else {}
+    return {"cell_type": kind, "id": more.pop("id", "c1"), "metadata": {}, "source": source, **extra, **more}
+
+
+# Notebooks to pages
+
+def test_a_page_keeps_code_and_prose_and_drops_directives():
+    notebook = {"cells": [
+        cell("markdown", "# Masks\n\n> Who may look at whom.\n\n- Time: an hour, [4](04_transformer.ipynb#The-Stack)"),
+        cell("code", "#| default_exp masks"),
+        cell("code", "#| hide\nimport secret"),
+        cell("code", "#| export\nSIZE = 3\ndef causal(n):\n    return n  #| hide_line\n"),
+        cell("code", "#| notest\n#| code-fold: true\nprint(1)"),
+        cell("markdown", "Use `causal`, `SIZE`, `far_away` and `near`.\n\n```python\n`causal`\n```"),
+    ]}
+    index = {"masks.causal": "/api/masks.md#causal", "masks.SIZE": "/api/masks.md#SIZE",
+             "far_away": "/api/far.md#far_away", "near": "/api/far.md#near"}
+    page = pages.to_page(notebook, index)
+    sources = [c["source"] for c in page["cells"]]
+    assert yaml.safe_load(sources[0].strip("-\n")) == {"title": "Masks", "description": "Who may look at whom."}
+    assert "- Time: an hour" in sources[1] and "[4](transformer.ipynb#the-stack)" in sources[1]
+    assert 'id="mmtutor.masks.causal"' in sources[2] and 'id="mmtutor.masks.SIZE"' in sources[2]
+    assert sources[3] == "SIZE = 3\ndef causal(n):\n"
+    assert "[`causal`](/api/masks.md#causal)" in sources[4]
+    assert sources[5] == "#| code-fold: true\nprint(1)"
+    assert "secret" not in "".join(sources) and "default_exp" not in "".join(sources)
+    assert sources[6] == ("Use [`causal`](/api/masks.md#causal), [`SIZE`](/api/masks.md#SIZE), "
+                          "[`far_away`](/api/far.md#far_away) and `near`.\n\n```python\n`causal`\n```")
+
+
+def test_the_reference_shows_signatures_as_written(tmp_path):
+    package = tmp_path / "lib"
+    package.mkdir()
+    (package / "one.py").write_text('''"""About one."""
+__all__ = ["RATE", "Thing", "loud"]
+RATE = 16_000  # Hz
+class Thing(Base):
+    "A thing with <brackets> and *stars*."
+    width: int  # pixels
+    def __init__(self, dim: int):  # the width
+        super().__init__()
+    def forward(self, x):
+        "Do it."
+    def _hidden(self): ...
+@cached
+def loud(
+    volume: float,  # dB
+) -> float:
+    """Louder.
+
+    Raises ValueError below 0.
+    Source: somewhere.
+    """
+def quiet(): ...
+''')
+    index = reference.build(package, tmp_path / "api", {"one": ("one.ipynb", "The first")})
+    text = (tmp_path / "api" / "one.md").read_text()
+    assert "## loud {#loud}\n\n```python\n@cached\ndef loud(\n    volume: float,  # dB\n) -> float:\n```" in text
+    assert "class Thing(Base):\n    width: int  # pixels\n    def __init__(self, dim: int):" in text
+    assert "### Thing.forward {#Thing.forward}" in text and "_hidden" not in text and "quiet" not in text
+    assert "A thing with &lt;brackets> and \\*stars\\*." in text
+    assert "Raises ValueError below 0.\n\nSource: somewhere." in text
+    assert "(/one.ipynb#mmtutor.one.loud)" in text and "[The first](/one.ipynb)" in text
+    assert index["loud"] == index["one.loud"] == "/api/one.md#loud" and "quiet" not in index
+
+
+def test_names_that_two_modules_define_are_not_linked_bare(tmp_path):
+    package = tmp_path / "lib"
+    package.mkdir()
+    for name in ("one", "two"):
+        (package / f"{name}.py").write_text('__all__ = ["show"]\ndef show(): ...\n')
+    index = reference.build(package, tmp_path / "api", {})
+    assert "show" not in index and index["two.show"] == "/api/two.md#show"
+
+
+def test_the_quarto_filter_finds_the_notebook_by_its_cells():
+    path = ROOT / "nbs" / "course" / "records.ipynb"
+    command = [sys.executable, ROOT / "scripts" / "quarto_filter.py"]
+    done = subprocess.run(command, input=path.read_bytes(), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    page = json.loads(done.stdout)
+    front = yaml.safe_load(page["cells"][0]["source"].strip("-\n"))
+    assert front["output-file"] == "records.html" and front["title"] == pages.title_of(json.loads(path.read_text()))
+    code = [c for c in page["cells"] if c["cell_type"] == "code"]
+    assert code and not any(re.search(r"^#\|\s*(export|default_exp)", c["source"], re.M) for c in code)
+
+
+# The checks notice what they are there for
+
+GOOD = '<html><head><title>t</title></head><body><p id="here">x</p><a href="#here">y</a></body></html>'
+
+
+@pytest.mark.parametrize("body, said", [
+    ('<a href="gone.html">x</a>', "broken link gone.html"),
+    ('<a href="index.html#gone">x</a>', "broken anchor index.html#gone"),
+    ('<img src="data:,">', "without alt text"),
+    ('<script src="https://cdn.example/x.js"></script>', "from another host"),
+    ("<p>costs $n^2$ steps</p>", "a formula that is not rendered: $n^2$"),
+    ("<p>see @fig-cost</p>", "@fig-cost is printed as it stands"),
+    (f"<p>{'x' * 1_600_000}</p>", "use fewer or smaller pictures"),
+    ("</body></html>", "no title"),
+])
+def test_a_fault_in_a_page_is_named(tmp_path, body, said):
+    (tmp_path / "index.html").write_text(GOOD)
+    assert checks.problems(tmp_path, ["index.html"]) == []
+    (tmp_path / "page.html").write_text(body if said == "no title" else GOOD.replace("<a", body + "<a"))
+    found = checks.problems(tmp_path, ["index.html"])
+    assert len(found) == 1 and found[0].startswith("page.html: ") and said in found[0]
+
+
+def test_a_missing_page_and_a_foreign_style_sheet_are_named(tmp_path):
+    (tmp_path / "index.html").write_text(GOOD + "<p><code>costs $n$ and $m$</code></p>")
+    (tmp_path / "a.css").write_text('@import url("https://fonts.example/css");')
+    found = checks.problems(tmp_path, ["index.html", "attention.html"])
+    assert found == ["attention.html: the page is missing", "a.css: loads https://fonts.example/css from another host"]
+
+
+def test_a_chapter_outside_the_sidebar_is_named():
+    contents = [{"section": "1", "contents": ["nbs/01_a.ipynb", "nbs/02_b.ipynb"]}]
+    present = [Path("nbs/01_a.ipynb"), Path("nbs/03_c.ipynb")]
+    found = build_docs.sidebar_problems({"website": {"sidebar": {"contents": contents}}}, present)
+    assert found == ["_quarto.yml names nbs/02_b.ipynb, which does not exist: take it out",
+                     "nbs/03_c.ipynb is not in the sidebar of _quarto.yml: add it to its part"]
+
+
+def test_the_sidebar_is_the_present_notebooks_in_order():
+    config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
+    named = list(build_docs.listed(config["website"]["sidebar"]["contents"]))
+    assert named == [p.as_posix() for p in build_docs.notebooks()]
+
+
+# The site itself
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    site = tmp_path_factory.mktemp("docs") / "site"
+    command = [sys.executable, ROOT / "scripts" / "build_docs.py", "--output", site]
+    return site, subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.fail("no Chromium on the PATH: install Debian's package `chromium` (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def address(build):
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args, **more):
+            super().__init__(*args, directory=str(build[0]), **more)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+LOOK = """() => {
+  const rgb = s => { const v = (s.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+    if (s.startsWith('color(')) for (const i of [0, 1, 2]) v[i] *= 255;
+    return v[3] === undefined ? [...v, 1] : v; };
+  const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3])).concat(1);
+  const ground = e => { let all = []; for (; e; e = e.parentElement) all.push(rgb(getComputedStyle(e).backgroundColor));
+    return all.reverse().reduce((b, a) => over(a, b), [255, 255, 255, 1]); };
+  const light = c => c.slice(0, 3).map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((s, v, i) => s + v * [.2126, .7152, .0722][i], 0);
+  const solid = e => { let o = 1; for (; e; e = e.parentElement) o *= +getComputedStyle(e).opacity; return o; };
+  const weak = new Map(), seen = new Set();
+  const kinds = 'main p, main li, main h1, main h2, main h3, main td, main th, main a, main figcaption, main pre span, '
+    + 'main :not(pre) > code, main .cell-output code, .sidebar-link, #TOC a, .navbar-title, .nav-footer-left';
+  for (const e of document.querySelectorAll(kinds)) {
+    const kind = [e, e.parentElement, e.parentElement.parentElement].map(o => o.tagName + '.' + o.className).join(' ');
+    if (seen.has(kind)) continue;
+    const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+    if (!own || !e.getClientRects().length || e.closest('.katex')) continue;
+    seen.add(kind);
+    const b = ground(e), c = rgb(getComputedStyle(e).color); c[3] *= solid(e);
+    const [x, y] = [light(over(c, b)), light(b)].sort((p, q) => q - p), ratio = (x + .05) / (y + .05);
+    if (ratio < 4.5) weak.set(e.tagName + '.' + e.className, ratio.toFixed(2) + ' ' + e.textContent.slice(0, 30));
+  }
+  const main = document.querySelector('main').cloneNode(true);
+  main.querySelectorAll('.katex, code, pre, script').forEach(e => e.remove());
+  return {
+    formulas: document.querySelectorAll('span.math').length,
+    rendered: document.querySelectorAll('span.math .katex-html').length,
+    wrong: [...document.querySelectorAll('.katex-error')].map(e => e.textContent + ' ' + e.title),
+    red: [...document.querySelectorAll('.katex [style*="#cc0000"]')].map(e => e.textContent),
+    raw: main.textContent.match(/\\$[^$\\n]{1,60}\\$|\\\\\\(|\\\\\\[/g) || [],
+    fonts: [...document.fonts].filter(f => f.family.startsWith('KaTeX') && f.status === 'error').length,
+    broken: [...document.images].filter(i => !(i.complete && i.naturalWidth)).map(i => i.src.slice(0, 60)),
+    alt: [...document.images].filter(i => !i.alt.trim()).length,
+    wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    ground: light(ground(document.body)), weak: [...weak], title: document.title,
+  };
+}"""
+
+
+@pytest.fixture(scope="session")
+def visits(build, chromium, address) -> dict[tuple[str, str], dict]:
+    "Every page, loaded once, looked at in light and in dark on a wide screen, and in dark on a phone."
+    found, foreign, said = {}, [], []
+    page = chromium.new_page()
+    page.route(lambda url: not url.startswith((address, "data:")), lambda r: (foreign.append(r.request.url), r.abort()))
+    page.on("console", lambda m: said.append(f"{m.type}: {m.text}"))
+    page.on("pageerror", lambda e: said.append(f"error: {e}"))
+    page.on("response", lambda r: said.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    for file in sorted(build[0].rglob("*.html")):
+        name = file.relative_to(build[0]).as_posix()
+        foreign.clear(), said.clear()
+        page.emulate_media(color_scheme="light", reduced_motion="reduce")  # no fading while colours are read
+        page.goto(address + name, wait_until="load")
+        for scheme, width in (("light", 1280), ("dark", 1280), ("dark", 390)):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme)
+            page.wait_for_function("dark => document.documentElement.classList.contains('quarto-dark') === dark",
+                                   arg=scheme == "dark")
+            found[name, f"{scheme} {width}"] = page.evaluate(LOOK) | {"foreign": list(foreign), "said": list(said)}
+    page.close()
+    return found
+
+
+@pytest.mark.slow
+def test_the_build_finds_nothing_wrong(build):
+    site, done = build
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 problem(s)" in done.stdout
+
+
+@pytest.mark.slow
+def test_every_notebook_and_every_module_has_a_page(build):
+    site, _ = build
+    wanted = {build_docs.place(p).replace(".ipynb", ".html") for p in build_docs.notebooks()} | {"index.html"}
+    wanted |= {f"api/{m}.html" for m in reference.modules(ROOT / "mmtutor")} | {"api/index.html"}
+    assert wanted <= {p.relative_to(site).as_posix() for p in site.rglob("*.html")}
+
+
+@pytest.mark.slow
+def test_another_folder_is_not_overwritten(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    command = [sys.executable, ROOT / "scripts" / "build_docs.py", "--output", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "holds no site" in done.stderr and (tmp_path / "thesis.txt").exists()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+class TestInChromium:
+    def test_no_error_and_no_other_host(self, visits):
+        assert len(visits) >= 30
+        assert {k: v["said"] for k, v in visits.items() if v["said"]} == {}
+        assert {k: v["foreign"] for k, v in visits.items() if v["foreign"]} == {}
+
+    def test_every_formula_is_rendered(self, visits):
+        assert {k: (v["formulas"], v["rendered"]) for k, v in visits.items() if v["formulas"] != v["rendered"]} == {}
+        for fault in ("wrong", "red", "raw", "fonts"):
+            assert {k: v[fault] for k, v in visits.items() if v[fault]} == {}, fault
+        assert sum(v["rendered"] for v in visits.values()) > 0
+
+    def test_every_picture_is_there_and_described(self, visits):
+        assert {k: (v["broken"], v["alt"]) for k, v in visits.items() if v["broken"] or v["alt"]} == {}
+
+    def test_text_stands_out_from_its_ground(self, visits):
+        assert {k: v["weak"] for k, v in visits.items() if v["weak"]} == {}
+        assert all(v["ground"] < 0.1 if how.startswith("dark") else v["ground"] > 0.8 for (_, how), v in visits.items())
+
+    def test_a_phone_scrolls_in_one_direction(self, visits):
+        assert {k: v["wide"] for k, v in visits.items() if v["wide"] > 0} == {}
+
+    def test_search_finds_a_term_and_leads_to_it(self, chromium, address):
+        page = chromium.new_page()
+        page.goto(address)
+        page.get_by_label("Search").first.fill("Okabe")
+        page.locator(".smalldocs-search-results a[href*='course/figures.html']").first.click()
+        page.wait_for_url("**/course/figures.html*")
+        assert "Okabe" in page.inner_text("main")
+        page.close()
+
+    def test_the_reference_shows_signatures_and_leads_to_the_course(self, chromium, address):
+        page = chromium.new_page()
+        page.goto(address + "api/course.records.html#spread")
+        assert "def spread(values: Sequence[float]) -> dict:" in page.inner_text("main")
+        page.locator("a[href*='mmtutor.course.records.spread']").first.click()
+        page.wait_for_url("**/course/records.html#mmtutor.course.records.spread")
+        assert page.locator("[id='mmtutor.course.records.spread']").count() == 1
+        page.close()
+
+    def test_the_reader_switches_between_light_and_dark(self, chromium, address):
+        page = chromium.new_page()
+        page.goto(address)
+        before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.locator(".quarto-color-scheme-toggle").first.click()
+        page.wait_for_timeout(200)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+        page.reload()  # the choice is kept
+        page.wait_for_timeout(100)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+        page.close()

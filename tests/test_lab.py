@@ -1,0 +1,106 @@
+"""JupyterLab in a real browser: a notebook of the course opens, every cell runs, no cell fails."""
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = "index.ipynb" if (ROOT / "nbs" / "index.ipynb").exists() else "course/records.ipynb"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update"]
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},  # every cell is in the page, also what is scrolled away
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "docmanager-extension/plugin": {"autosave": False},
+}
+# Waiting for the application's own promises is what makes this reliable; menus that look ready are not.
+RUN_ALL = """async path => {
+  const app = window.jupyterapp;
+  await app.restored;
+  const panel = await app.commands.execute('docmanager:open', {path, factory: 'Notebook'});
+  if (!panel) return {failed: 'the notebook does not open'};
+  await panel.context.ready; await panel.sessionContext.ready; await panel.revealed;
+  await panel.sessionContext.session.kernel.info;
+  app.shell.activateById(panel.id);
+  await app.commands.execute('notebook:run-all-cells');
+  const cells = panel.content.widgets.map(w => w.model.toJSON());
+  return {kernel: panel.sessionContext.session.kernel.name, cells};
+}"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "A JupyterLab server on a copy of the notebooks, with settings of its own; yields its address."
+    home = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "nbs", home / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    for name, content in SETTINGS.items():
+        path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = os.environ | {f"JUPYTER_{n}": str(home / n.lower()) for n in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")}
+    env |= {"IPYTHONDIR": str(home / "ipython"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+               "--allow-root", "--IdentityProvider.token=", "--ServerApp.port_retries=0",
+               f"--ServerApp.root_dir={home / 'nbs'}",
+               "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly"]
+    address = f"http://127.0.0.1:{port}/"
+    with open(home / "log", "w") as log:
+        server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        end = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(address + "api", timeout=5).close()
+                break
+            except (urllib.error.URLError, OSError):
+                if server.poll() is not None or time.monotonic() > end:
+                    pytest.fail("JupyterLab did not start:\n" + (home / "log").read_text()[-3000:])
+                time.sleep(0.3)
+        yield address
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_every_cell_runs_in_jupyterlab(lab):
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.fail("no Chromium on the PATH: install Debian's package `chromium` (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        page = browser.new_page()
+        page.set_default_timeout(180_000)
+        foreign = []
+        page.route(lambda url: not re.match(rf"{re.escape(lab)}|data:|blob:|ws:", url),
+                   lambda r: (foreign.append(r.request.url), r.abort()))
+        page.goto(f"{lab}lab")
+        page.wait_for_function("() => window.jupyterapp")
+        found = page.evaluate(RUN_ALL, NOTEBOOK)
+        browser.close()
+    assert "failed" not in found, found
+    code = [c for c in found["cells"] if c["cell_type"] == "code" and "".join(c["source"]).strip()]
+    assert code and [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
+    errors = [(c["id"], o["ename"], o["evalue"]) for c in code for o in c["outputs"] if o["output_type"] == "error"]
+    assert errors == []
+    assert any(c["outputs"] for c in code)
+    assert foreign == []
