@@ -109,6 +109,13 @@ def test_the_quarto_filter_finds_the_notebook_by_its_cells():
     assert code and not any(re.search(r"^#\|\s*(export|default_exp)", c["source"], re.M) for c in code)
 
 
+def test_pictures_become_files(tmp_path):
+    before = '<p><img alt="a dot" src="data:image/png;base64,aGVsbG8="></p>'
+    after = build_docs.take_out_media(before, tmp_path / "media", "../")
+    (file,) = (tmp_path / "media").iterdir()
+    assert file.read_bytes() == b"hello" and after == f'<p><img alt="a dot" src="../media/{file.name}"></p>'
+
+
 # The checks notice what they are there for
 
 GOOD = '<html><head><title>t</title></head><body><p id="here">x</p><a href="#here">y</a></body></html>'
@@ -132,11 +139,15 @@ def test_a_fault_in_a_page_is_named(tmp_path, body, said):
     assert len(found) == 1 and found[0].startswith("page.html: ") and said in found[0]
 
 
-def test_a_missing_page_and_a_foreign_style_sheet_are_named(tmp_path):
+def test_a_missing_page_a_heavy_picture_and_a_foreign_style_sheet_are_named(tmp_path):
     (tmp_path / "index.html").write_text(GOOD + "<p><code>costs $n$ and $m$</code></p>")
+    (tmp_path / "big.png").write_bytes(bytes(1_600_000))
+    (tmp_path / "big.html").write_text(GOOD.replace("<a", '<img alt="noise" src="big.png"><a'))
     (tmp_path / "a.css").write_text('@import url("https://fonts.example/css");')
     found = checks.problems(tmp_path, ["index.html", "attention.html"])
-    assert found == ["attention.html: the page is missing", "a.css: loads https://fonts.example/css from another host"]
+    assert found == ["attention.html: the page is missing",
+                     "big.html: 1.60 MB, more than 1.5 MB: use fewer or smaller pictures",
+                     "a.css: loads https://fonts.example/css from another host"]
 
 
 def test_a_chapter_outside_the_sidebar_is_named():

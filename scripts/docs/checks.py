@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LARGEST = 1_500_000  # bytes of one page, pictures inside it included
+LARGEST = 1_500_000  # bytes of one page with its pictures and sounds
 LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src",
           "source": "src", "video": "src", "audio": "src"}
 STYLED = re.compile(r"(?:@import\s+(?:url\()?|url\()\s*[\"']?\s*((?:https?:)?//[^\"')\s]+)")
@@ -18,7 +18,7 @@ class Page(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.ids, self.links, self.loads, self.no_alt, self.title, self.formulas = set(), [], [], [], "", 0
+        self.ids, self.links, self.loads, self.no_alt, self.title, self.media = set(), [], [], [], "", []
         self.text, self.open = [], []
         self.feed(text)
 
@@ -34,7 +34,8 @@ class Page(HTMLParser):
             self.loads.append(found[LOADED[tag]])
         if tag == "img" and not found.get("alt", "").strip():
             self.no_alt.append(found.get("src", "")[:60])
-        self.formulas += tag == "span" and "math" in found.get("class", "").split()
+        if tag in ("img", "audio", "video", "source") and found.get("src"):
+            self.media.append(found["src"])
 
     def handle_endtag(self, tag: str) -> None:
         self.text += ["\n"] * (tag in BLOCKS)
@@ -53,7 +54,8 @@ def problems(site: Path, wanted: list[str]) -> list[str]:
     pages = {p.relative_to(site).as_posix(): Page(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html"))}
     found = [f"{name}: the page is missing" for name in wanted if name not in pages]
     for name, page in pages.items():
-        size = (site / name).stat().st_size
+        media = {(site / name).parent / unquote(urlsplit(url).path) for url in page.media if not urlsplit(url).scheme}
+        size = (site / name).stat().st_size + sum(file.stat().st_size for file in media if file.is_file())
         if size > LARGEST:
             found.append(f"{name}: {size / 1e6:.2f} MB, more than {LARGEST / 1e6} MB: use fewer or smaller pictures")
         found += [f"{name}: a picture without alt text ({src}…): show it with figures.show" for src in page.no_alt]
