@@ -1,0 +1,497 @@
+"""The loop against plain PyTorch; resuming to the bit; kills, damage, NaN."""
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from mmtutor.course import checkpoints
+from mmtutor.finetune import FinetuneConfig, NotFinite, finetune, parameter_groups, schedule, to_device
+
+QUIET = {"progress": False}
+CONFIG = FinetuneConfig(epochs=3, batch_size=4, accumulate=3, learning_rate=1e-2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    "Tiny models; more threads only wait for each other."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Model(nn.Module):
+    "Dropout and running statistics: everything that a resumed run could get wrong."
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.encoders = nn.ModuleDict({"a": nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3))})
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.encoders["a"](x).relu())
+
+
+class Data:
+    "Augments with Python's and NumPy's global generators, as many data sets do."
+    def __init__(self, count=50, dtype=torch.float32):
+        rng = torch.Generator().manual_seed(5)
+        self.x = torch.randn(count, 6, generator=rng, dtype=dtype)
+        self.y = (self.x[:, 0] > 0).long() + (self.x[:, 1] > 1).long()
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, rows):
+        shift = 0.1 * random.gauss(0, 1) + 0.1 * np.random.normal()  # noqa: NPY002
+        return self.x[rows] + shift, self.y[rows]
+
+
+def loss_fn(model, batch, generator):
+    x, y = batch
+    logits = model(x + 0.1 * torch.randn(x.shape, generator=generator, dtype=x.dtype))
+    return F.cross_entropy(logits, y), {"accuracy": (logits.argmax(-1) == y).float().mean()}
+
+
+def validate(model):
+    "Draws random numbers, which must not be felt."
+    data = Data()
+    return {"score": -F.cross_entropy(model(data.x), data.y), "noise": torch.rand(1)}
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def final_files(folder):
+    path = max(folder.glob("step-*"))
+    return checkpoints.read_checkpoint(path)
+
+
+# --- the parts ---
+
+def test_schedule_is_linear_then_cosine():
+    total, warm = 40, 8
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.SequentialLR(optimizer, [
+        torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warm, 1.0, warm - 1),
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total - warm)], [warm])
+    for step in range(total):
+        assert schedule(step, total, 0.2) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        reference.step()
+
+
+@given(st.integers(1, 300), st.floats(0, 1))
+@settings(max_examples=50, deadline=None)
+def test_schedule_never_stops_learning(total, warmup):
+    values = [schedule(step, total, warmup) for step in range(total)]
+    assert all(0 < v <= 1 for v in values) and max(values) == 1
+    top = values.index(1)
+    assert values[:top] == sorted(values[:top]) and values[top:] == sorted(values[top:], reverse=True)
+
+
+class Zoo(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.lstm = nn.Embedding(9, 4), nn.LSTM(4, 4)
+        self.attention, self.norm = nn.MultiheadAttention(4, 2), nn.BatchNorm2d(4)
+        self.conv, self.tall = nn.Conv2d(4, 4, 3), nn.LayerNorm((4, 4))
+        self.queries, self.log_scale = nn.Parameter(torch.zeros(1, 3, 4)), nn.Parameter(torch.zeros(()))
+        self.out = nn.Linear(4, 9)
+        self.out.weight = self.embedding.weight  # tied
+        self.encoders = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
+
+
+def test_parameter_groups_are_a_partition_with_decay_on_matrices_only():
+    model = Zoo()
+    model.encoders["b"].requires_grad_(False)
+    groups = parameter_groups(model, FinetuneConfig(learning_rate=1e-3, encoder_learning_rate=1e-5, weight_decay=0.5))
+    names = [n for g in groups for n in g["names"]]
+    assert sorted(names) == sorted(n for n, p in model.named_parameters() if p.requires_grad)
+    found = [id(p) for g in groups for p in g["params"]]
+    assert len(set(found)) == len(found) == len(names)
+    decayed = {n for g in groups if g["weight_decay"] for n in g["names"]}
+    assert decayed == {"lstm.weight_ih_l0", "lstm.weight_hh_l0", "attention.in_proj_weight",
+                       "attention.out_proj.weight", "conv.weight", "encoders.a.weight"}
+    rates = {n: g["lr"] for g in groups for n in g["names"]}
+    assert all((rate == 1e-5) == n.startswith("encoders.") for n, rate in rates.items())
+    assert all(dict(model.named_parameters())[n] is p for g in groups for n, p in zip(g["names"], g["params"]))
+
+
+@pytest.mark.bad_input
+def test_everything_frozen_is_an_error():
+    model = Model().requires_grad_(False)
+    with pytest.raises(ValueError, match="every parameter of the model is frozen; thaw"):
+        parameter_groups(model, CONFIG)
+
+
+def test_to_device_keeps_the_form():
+    Pair = namedtuple("Pair", "values mask")
+    batch = {"a": Pair(torch.zeros(2), torch.ones(1)), "b": [torch.zeros(1), "text"], "c": (torch.zeros(3), None)}
+    moved = to_device(batch, torch.device("meta"))
+    assert isinstance(moved["a"], Pair) and moved["a"].mask.is_meta and moved["c"][0].is_meta
+    assert moved["b"][1] == "text" and moved["c"][1] is None and isinstance(moved["b"], list)
+
+
+# --- one step ---
+
+@given(st.integers(1, 23), st.integers(1, 7))
+@settings(max_examples=25, deadline=None)
+def test_accumulated_gradient_is_that_of_the_whole(count, size):
+    "One window of any length, in micro-batches of any size, in float64."
+    data = Data(count, torch.float64)
+    grads = []
+    for config in (FinetuneConfig(batch_size=count, clip=None),
+                   FinetuneConfig(batch_size=size, accumulate=-(-count // size), clip=None)):
+        torch.manual_seed(0)
+        model = nn.Linear(6, 3).double()
+        history = finetune(model, lambda m, b, g: (F.cross_entropy(m(data.x[b]), data.y[b]), {}), torch.arange(count),
+                           config, **QUIET)
+        assert history.step == 1
+        grads.append((model.weight.grad, history.losses[0]))
+    torch.testing.assert_close(grads[0][0], grads[1][0], rtol=0, atol=1e-14)
+    assert grads[0][1] == pytest.approx(grads[1][1], abs=1e-6)
+
+
+def test_equals_a_plain_loop_with_plain_groups():
+    "Partial windows, clipping, decay, schedule: against 15 lines of torch in float64."
+    data = Data(50, torch.float64)
+    plain = lambda m, rows, g: (F.cross_entropy(m(data.x[rows]), data.y[rows]), {})
+    config = replace(CONFIG, clip=0.5, weight_decay=0.3)
+    ours, theirs = nn.Linear(6, 3).double(), nn.Linear(6, 3).double()
+    theirs.load_state_dict(ours.state_dict())
+    finetune(ours, plain, torch.arange(50), config, **QUIET)
+    optimizer = torch.optim.AdamW([{"params": [theirs.weight], "weight_decay": 0.3},
+                                   {"params": [theirs.bias], "weight_decay": 0.0}], lr=1e-2, betas=(0.9, 0.98))
+    sampler = torch.Generator().manual_seed(0)
+    windows = [w for _ in range(3) for w in torch.randperm(50, generator=sampler).split(12)]
+    assert len(windows) == 15 and {len(w) for w in windows} == {12, 2}
+    for step, window in enumerate(windows):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * schedule(step, 15, 0.1)
+        optimizer.zero_grad()
+        plain(theirs, window, None)[0].backward()
+        nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours.bias, theirs.bias, rtol=0, atol=1e-12)
+
+
+def test_history_means_are_over_samples():
+    history = finetune(nn.Linear(1, 1), lambda m, b, g: (m.weight.sum() * 0 + b.mean(), {"twice": 2 * b.mean()}),
+                       torch.arange(7.0), FinetuneConfig(batch_size=2, accumulate=2), **QUIET)
+    assert history[0]["loss"] == pytest.approx(3.0) and history[0]["parts"]["twice"] == pytest.approx(6.0)
+    assert history[0]["step"] == history.total == 2 and history.finished
+
+
+# --- surroundings ---
+
+def test_global_generators_are_left_alone_and_the_seed_decides():
+    results = []
+    for outside in (1, 2):
+        torch.manual_seed(outside); random.seed(outside); np.random.seed(outside)  # noqa: NPY002
+        model = Model()
+        before = checkpoints.random_states()
+        finetune(model, loss_fn, Data(), CONFIG, validate=validate, **QUIET)
+        assert all(torch.equal(v, before[k]) for k, v in checkpoints.random_states().items())
+        results.append(model)
+    assert same(*results)
+
+
+def test_validation_is_not_felt():
+    "Same weights with and without a validation that draws random numbers; frozen modes come back."
+    a, b = Model(), Model()
+    finetune(a, loss_fn, Data(), replace(CONFIG, restore_best=False), **QUIET)
+    seen = []
+    finetune(b, loss_fn, Data(), replace(CONFIG, restore_best=False), **QUIET,
+             validate=lambda m: seen.append((m.training, torch.is_grad_enabled())) or validate(m))
+    assert same(a, b) and seen == [(False, False)] * 3
+    assert not b.training
+
+
+def test_best_weights_are_restored_if_asked():
+    scores, states = iter([0.1, 0.9, 0.3]), []
+    def score(model):
+        states.append({k: v.clone() for k, v in model.state_dict().items()})
+        return {"score": next(scores)}
+    model = Model()
+    history = finetune(model, loss_fn, Data(), CONFIG, validate=score, **QUIET)
+    assert history.best == 1 and all(torch.equal(v, states[1][k]) for k, v in model.state_dict().items())
+    scores = iter([0.1, 0.9, 0.3])
+    finetune(model := Model(), loss_fn, Data(), replace(CONFIG, restore_best=False), validate=score, **QUIET)
+    assert torch.equal(model.head.weight, states[-1]["head.weight"])
+
+
+def test_progress_bar_says_loss_rate_and_speed(capfd):
+    finetune(Model(), loss_fn, Data(), replace(CONFIG, epochs=1))
+    said = capfd.readouterr().err
+    assert all(word in said for word in ("loss=", "lr=", "samples/s", "50/50")), said
+    finetune(Model(), loss_fn, Data(), CONFIG, **QUIET)
+    assert capfd.readouterr() == ("", "")
+
+
+# --- resuming ---
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_resume_from_every_step_is_bit_equal(tmp_path, precision):
+    "Weights, both AdamW means, every generator, the order, the history: all as in the run that was never stopped."
+    config = replace(CONFIG, epochs=2, precision=precision)
+    unbroken = Model()
+    whole = finetune(unbroken, loss_fn, Data(), config, validate=validate, folder=tmp_path / "whole", **QUIET)
+    facts, files = final_files(tmp_path / "whole")
+    assert whole.total == 10 and any(k.startswith("adam.exp_avg_sq.") for k in files["state"])
+    for stop in range(1, whole.total):
+        folder = tmp_path / str(stop)
+        first = finetune(Model(), loss_fn, Data(), config, validate=validate, folder=folder, stop_after=stop, **QUIET)
+        assert first.step == stop and not first.finished
+        torch.manual_seed(stop); random.seed(stop)
+        model = Model(seed=9)
+        again = finetune(model, loss_fn, Data(), config, validate=validate, folder=folder, **QUIET)
+        assert same(model, unbroken) and list(again) == list(whole) and again.losses == whole.losses
+        now, tensors = final_files(folder)
+        assert {**now, "config": 0} == {**facts, "config": 0}
+        assert tensors.keys() == files.keys()
+        for name in files:
+            assert tensors[name].keys() == files[name].keys()
+            assert all(torch.equal(files[name][k], v) for k, v in tensors[name].items()), (stop, name)
+
+
+def test_a_finished_run_is_not_repeated(tmp_path):
+    model = Model()
+    history = finetune(model, loss_fn, Data(), CONFIG, validate=validate, folder=tmp_path, **QUIET)
+    again = Model(seed=3)
+    never = lambda *_: pytest.fail("nothing is left to train")
+    assert list(finetune(again, never, Data(), CONFIG, validate=never, folder=tmp_path, **QUIET)) == list(history)
+    assert same(model, again)
+
+
+def test_only_tensors_and_json_and_only_the_newest(tmp_path):
+    finetune(Model(), loss_fn, Data(), replace(CONFIG, checkpoint_every=2, keep=3), folder=tmp_path, **QUIET)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"step-{n:08d}" for n in (12, 14, 15)]
+    names = {p.name for p in tmp_path.rglob("*") if p.is_file()}
+    assert names == {"model.safetensors", "state.safetensors", "state.json"}
+
+
+SERVER = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+import test_finetune as t
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        config = t.replace(t.CONFIG, epochs=6, checkpoint_every=1)
+        t.finetune(t.Model(), t.loss_fn, t.Data(), config, validate=t.validate, folder=Path(line.strip()), **t.QUIET)
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kill_at_random_moments(tmp_path, root):
+    "SIGKILL, again and again, until the run ends; then the weights are those of the run that nobody killed."
+    config = replace(CONFIG, epochs=6, checkpoint_every=1)
+    unbroken = Model()
+    whole = finetune(unbroken, loss_fn, Data(), config, validate=validate, folder=tmp_path / "whole", **QUIET)
+    folder, kills, moments = tmp_path / "killed", 0, random.Random(time.time_ns())
+    server = subprocess.Popen([sys.executable, "-c", SERVER, str(root / "tests")], text=True, bufsize=1,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        code = None
+        while code != 0:
+            print(folder, file=server.stdin, flush=True)
+            pid = int(server.stdout.readline())
+            if kills < 6:
+                time.sleep(moments.uniform(0.01, 0.35))
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            code = int(server.stdout.readline())
+            assert code in (0, -signal.SIGKILL)
+            kills += code != 0
+    finally:
+        server.stdin.close()
+        server.wait(timeout=30)
+        server.stdout.close()
+    assert kills >= 1, "the run was too short to be killed"
+    model = Model(seed=4)
+    history = finetune(model, loss_fn, Data(), config, validate=validate, folder=folder, **QUIET)
+    assert same(model, unbroken) and list(history) == list(whole) and history.losses == whole.losses
+    assert not list(folder.rglob("*.part"))
+
+
+# --- damage ---
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors", "best.safetensors", "state.json"])
+@pytest.mark.parametrize("how", ["flip", "cut", "empty", "gone"])
+def test_damaged_newest_checkpoint_is_named_and_passed_over(tmp_path, name, how):
+    if (name, how) == ("state.json", "gone"):
+        pytest.skip("that is an unfinished checkpoint, tested below")
+    config = replace(CONFIG, epochs=2)
+    unbroken = Model()
+    finetune(unbroken, loss_fn, Data(), config, validate=validate, folder=tmp_path, **QUIET)
+    file = tmp_path / "step-00000010" / name
+    data = bytearray(file.read_bytes())
+    if how == "flip":
+        data[len(data) // 2] ^= 1
+    file.write_bytes({"flip": data, "cut": data[:-3], "empty": b"", "gone": data}[how])
+    if how == "gone":
+        file.unlink()
+    model = Model(seed=2)
+    with pytest.warns(UserWarning, match=f"step-00000010 is damaged: {name}"):
+        history = finetune(model, loss_fn, Data(), config, validate=validate, folder=tmp_path, **QUIET)
+    assert same(model, unbroken) and name in history.notes[0]
+    assert final_files(tmp_path)[0]["history"]["step"] == 10  # written again, whole
+
+
+def test_unfinished_checkpoint_is_passed_over_in_silence(tmp_path, recwarn):
+    unbroken = Model()
+    finetune(unbroken, loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
+    (tmp_path / "step-00000015" / "state.json").unlink()
+    finetune(model := Model(seed=2), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
+    assert same(model, unbroken) and not recwarn.list
+
+
+def test_all_damaged_is_refused(tmp_path):
+    finetune(Model(), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
+    for file in tmp_path.glob("step-*/model.safetensors"):
+        file.write_bytes(b"")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no usable checkpoint: .*00015.*00010.*Delete"):
+        finetune(Model(), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
+
+
+def test_full_disk_leaves_the_older_checkpoints(tmp_path, monkeypatch):
+    unbroken = Model()
+    finetune(unbroken, loss_fn, Data(), CONFIG, **QUIET)
+    written, save = [], checkpoints.save_file
+    def full(tensors, path, *more):
+        written.append(path)
+        if len(written) == 6:  # in the middle of the third checkpoint
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        return save(tensors, path, *more)
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        finetune(Model(), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
+    assert not list(tmp_path.rglob("*.part"))
+    monkeypatch.undo()
+    finetune(model := Model(seed=2), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
+    assert same(model, unbroken)
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path):
+    finetune(Model(), loss_fn, Data(), CONFIG, folder=tmp_path, stop_after=3, **QUIET)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for config, data, message in ((replace(CONFIG, learning_rate=1.0), Data(), "learning_rate 0.01, now 1.0"),
+                                  (CONFIG, Data(51), "samples 50, now 51")):
+        with pytest.raises(ValueError, match=f"belong to another run .*{message}.*folder of its own"):
+            finetune(Model(), loss_fn, data, config, folder=tmp_path, **QUIET)
+    frozen = Model()
+    frozen.encoders.requires_grad_(False)
+    with pytest.raises(ValueError, match="other parameters were trained"):
+        finetune(frozen, loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    finetune(Model(), loss_fn, Data(), replace(CONFIG, keep=5, checkpoint_every=1), folder=tmp_path, **QUIET)
+
+
+# --- not finite ---
+
+def test_nan_in_the_loss_names_the_samples_and_keeps_the_weights(tmp_path):
+    "At step 7 of 15; the weights and statistics are those after six good steps."
+    data = Data()
+    good = Model()
+    finetune(good, loss_fn, data, CONFIG, stop_after=6, **QUIET)
+    seen = []
+    def poisoned(model, batch, generator):
+        seen.append(batch)
+        x, y = batch
+        return loss_fn(model, (x * torch.nan if len(seen) > 18 else x, y), generator)
+    model = Model()
+    with pytest.raises(NotFinite, match=r"the loss is nan at step 6, samples \[.*weights are those before") as caught:
+        finetune(model, poisoned, data, replace(CONFIG, checkpoint_every=2), folder=tmp_path, **QUIET)
+    assert same(model, good) and not model.training and all(p.grad is None for p in model.parameters())
+    assert caught.value.step == 6 and len(caught.value.indices) == 4
+    assert final_files(tmp_path)[0]["history"]["step"] == 6
+    finetune(again := Model(), loss_fn, data, replace(CONFIG, checkpoint_every=2), folder=tmp_path, **QUIET)
+    finetune(whole := Model(), loss_fn, data, CONFIG, **QUIET)
+    assert same(again, whole)
+
+
+def test_infinite_gradient_with_finite_loss_stops_too():
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(()))
+    model = Root()
+    with pytest.raises(NotFinite, match="norm of the gradient is (inf|nan) at step 0") as caught:
+        finetune(model, lambda m, b, g: (m.w.abs().sqrt() + b.mean(), {}), torch.ones(5), FinetuneConfig(), **QUIET)
+    assert sorted(caught.value.indices) == list(range(5)) and model.w == 0
+
+
+def test_float16_skips_an_overflow_and_gives_up_at_last():
+    "The first scale is too large for this slope and is halved until it fits; an infinite gradient never fits."
+    model = nn.Linear(4, 1)
+    before = model.weight.clone()
+    steep = lambda m, b, g: ((m(b) * 100).mean(), {})
+    finetune(model, steep, torch.ones(8, 4), FinetuneConfig(epochs=20, precision="float16", warmup=0), **QUIET)
+    assert not torch.equal(model.weight, before) and model.weight.isfinite().all()
+    endless = lambda m, b, g: ((m.bias - m.bias.detach()).abs().sqrt().sum(), {})  # 0, with an infinite slope
+    before = model.bias.clone()
+    with pytest.raises(NotFinite, match="gradient"):
+        finetune(model, endless, torch.ones(1, 4), FinetuneConfig(epochs=40, precision="float16"), **QUIET)
+    assert torch.equal(model.bias, before)
+
+
+def test_nan_score_is_refused():
+    with pytest.raises(ValueError, match="expected a finite number under 'score'"):
+        finetune(Model(), loss_fn, Data(), CONFIG, validate=lambda m: {"score": float("nan")}, **QUIET)
+    with pytest.raises(ValueError, match="under 'score'"):
+        finetune(Model(), loss_fn, Data(), CONFIG, validate=lambda m: {"accuracy": 1.0}, **QUIET)
+
+
+# --- arguments ---
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("name", ["batch_size", "accumulate", "epochs", "keep", "checkpoint_every"])
+def test_counts_below_one(name):
+    with pytest.raises(ValueError, match=f"FinetuneConfig: {name} is 0, expected 1 or more"):
+        FinetuneConfig(**{name: 0})
+
+
+@pytest.mark.bad_input
+def test_other_bad_arguments():
+    with pytest.raises(ValueError, match="warmup is 3"):
+        FinetuneConfig(warmup=3)
+    with pytest.raises(ValueError, match="'int8', expected float32"):
+        FinetuneConfig(precision="int8")
+    with pytest.raises(ValueError, match="training data are empty"):
+        finetune(Model(), loss_fn, [], CONFIG, **QUIET)
+    for loss in (lambda m, b, g: (m(b[0]), {}), lambda m, b, g: (1.0, {}), lambda m, b, g: (torch.tensor(1.0), {})):
+        with pytest.raises(ValueError, match="loss_fn returned .*the mean over the batch"):
+            finetune(Model(), loss, Data(), CONFIG, **QUIET)
+
+
+def test_facts_are_plain_json(tmp_path):
+    finetune(Model(), loss_fn, Data(), CONFIG, folder=tmp_path, stop_after=1, **QUIET)
+    wrapped = json.loads((max(tmp_path.glob("step-*")) / "state.json").read_text())
+    facts = json.loads(wrapped["content"])["facts"]
+    assert facts["config"]["batch_size"] == 4 and facts["history"]["step"] == 1
