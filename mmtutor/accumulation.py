@@ -76,7 +76,7 @@ class GradCache:
             again = _as_tuple(self.encode(part))
             if not all(torch.allclose(x, y, rtol=1e-2, atol=1e-4, equal_nan=True) for x, y in zip(again, before)):
                 raise ValueError(f"GradCache: part {number} was encoded differently the second time; draw random "
-                                 "numbers from torch or from a generator in `generators`, and change no state while encoding")
+                                 "numbers from torch or a generator in `generators`, change no state while encoding")
             carried = [(x, g[number]) for x, g in zip(again, gradients) if x.requires_grad and g[number] is not None]
             if carried:
                 torch.autograd.backward(*zip(*carried))

@@ -49,8 +49,8 @@ def mel_filters(bands: int, n_fft: int = 400, rate: int = 16_000) -> Float[Tenso
 
 # %% ../nbs/08_audio.ipynb #a33da99f
 class LogMel(nn.Module):
-    """Sounds to frames of mel energies, batched and differentiable: what WhisperFeatureExtractor computes, or (power, no
-    logarithm) `librosa.feature.melspectrogram` with its defaults."""
+    """Sounds to frames of mel energies, batched and differentiable: what WhisperFeatureExtractor computes, or (power,
+    no logarithm) `librosa.feature.melspectrogram` with its defaults."""
 
     def __init__(
         self,
