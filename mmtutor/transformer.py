@@ -7,6 +7,7 @@ grow deep. Encoder and decoder, equal to PyTorch's and to BERT's."""
 __all__ = ['ACTIVATIONS', 'Tokens', 'FeedForward', 'EncoderLayer', 'DecoderLayer', 'Encoder', 'Decoder']
 
 # %% ../nbs/04_transformer.ipynb #433ecf67
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ class Tokens(NamedTuple):
     values: Float[Tensor, "batch tokens dim"]
     mask: Bool[Tensor, "batch tokens"]  # True = a real token
 
-# %% ../nbs/04_transformer.ipynb #67fc6758
+# %% ../nbs/04_transformer.ipynb #5485eb4a
 ACTIVATIONS = {"gelu": nn.functional.gelu, "relu": nn.functional.relu}
 
 
@@ -31,10 +32,10 @@ class FeedForward(nn.Module):
     def __init__(
         self,
         dim: int,
-        hidden: int,              # width between the two layers
+        hidden: int,               # width between the two layers
         *,
         activation: str = "gelu",  # "gelu" (exact) or "relu"
-        dropout: float = 0.0,      # after the activation
+        dropout: float = 0.0,      # after the activation, while training
     ):
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -45,10 +46,23 @@ class FeedForward(nn.Module):
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         return self.down(self.dropout(self.activation(self.up(x))))
 
-# %% ../nbs/04_transformer.ipynb #5485eb4a
-def _for_queries(mask: Tensor | None) -> Tensor | None:
-    "A padding mask (batch, key) as a mask for every query (batch, 1, key); a mask of three axes as it is."
-    return mask[:, None] if mask is not None and mask.dim() == 2 else mask
+# %% ../nbs/04_transformer.ipynb #dcdcfddd
+def _residual(layer: nn.Module, x: Tensor, norm: nn.LayerNorm, branch: Callable[[Tensor], Tensor]) -> Tensor:
+    "`x` plus what `branch` makes of it; the norm in front of the branch, or behind the sum."
+    if layer.norm_first:
+        return x + layer.dropout(branch(norm(x)))
+    return norm(x + layer.dropout(branch(x)))
+
+# %% ../nbs/04_transformer.ipynb #32440b88
+def _for_queries(mask: Tensor | None, tokens: Tensor) -> Tensor | None:
+    "A padding mask (batch, tokens) as a mask for every query (batch, 1, tokens); one of three axes as it is."
+    if mask is None or mask.dim() == 3:
+        return mask
+    if mask.dtype != torch.bool or mask.shape != tokens.shape[:2]:
+        raise ValueError(f"Transformer: mask is {mask.dtype} {tuple(mask.shape)}, expected torch.bool "
+                         f"(batch, tokens) = {tuple(tokens.shape[:2])} with True = real, or (batch or 1, query, key); "
+                         "a mask (query, key) for all sequences is passed as mask[None]")
+    return mask[:, None]
 
 
 class EncoderLayer(nn.Module):
@@ -61,12 +75,12 @@ class EncoderLayer(nn.Module):
         self,
         dim: int,
         heads: int,
-        hidden: int | None = None,   # width inside the feed-forward network; 4·dim if not given
+        hidden: int | None = None,  # width inside the feed-forward network; 4·dim if not given
         *,
-        norm_first: bool = True,     # False: the norm after each addition, as in 2017 and in BERT
+        norm_first: bool = True,    # False: the norm after each addition, as in 2017 and in BERT
         activation: str = "gelu",
-        dropout: float = 0.0,        # of attention weights, hidden units and both branches, while training
-        eps: float = 1e-5,           # of the layer norms
+        dropout: float = 0.0,       # of attention weights, hidden units and both branches, while training
+        eps: float = 1e-5,          # of the layer norms
     ):
         super().__init__()
         self.norm_first = norm_first
@@ -78,16 +92,13 @@ class EncoderLayer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch tokens dim"],
-        mask: Bool[Tensor, "..."] | None = None,  # (batch, tokens), or (batch|1, query, key)
+        mask: Bool[Tensor, "..."] | None = None,  # (batch, tokens), or (batch or 1, query, key)
     ) -> Float[Tensor, "batch tokens dim"]:
-        mask = _for_queries(mask)
-        if self.norm_first:
-            x = x + self.dropout(self.attention(self.norm_attention(x), mask=mask))
-            return x + self.dropout(self.feed_forward(self.norm_feed_forward(x)))
-        x = self.norm_attention(x + self.dropout(self.attention(x, mask=mask)))
-        return self.norm_feed_forward(x + self.dropout(self.feed_forward(x)))
+        mask = _for_queries(mask, x)
+        x = _residual(self, x, self.norm_attention, lambda x: self.attention(x, mask=mask))
+        return _residual(self, x, self.norm_feed_forward, self.feed_forward)
 
-# %% ../nbs/04_transformer.ipynb #46e0db48
+# %% ../nbs/04_transformer.ipynb #dd27efe5
 class DecoderLayer(nn.Module):
     """Self-attention, cross-attention to a context, feed-forward network, each on a residual path with a layer norm.
 
@@ -98,9 +109,9 @@ class DecoderLayer(nn.Module):
         self,
         dim: int,
         heads: int,
-        hidden: int | None = None,        # width inside the feed-forward network; 4·dim if not given
+        hidden: int | None = None,       # width inside the feed-forward network; 4·dim if not given
         *,
-        context_dim: int | None = None,   # width of the context, if it is not dim
+        context_dim: int | None = None,  # width of the context, if it is not dim
         norm_first: bool = True,
         activation: str = "gelu",
         dropout: float = 0.0,
@@ -119,40 +130,50 @@ class DecoderLayer(nn.Module):
         self,
         x: Float[Tensor, "batch tokens dim"],
         context: Float[Tensor, "batch key context_dim"],
-        mask: Bool[Tensor, "..."] | None = None,              # for x: (batch, tokens), or (batch|1, query, key)
-        context_mask: Bool[Tensor, "batch key"] | None = None,
+        mask: Bool[Tensor, "..."] | None = None,          # for x: (batch, tokens), or (batch or 1, query, key)
+        context_mask: Bool[Tensor, "..."] | None = None,  # (batch, key), or (batch or 1, query, key)
         *,
-        need_weights: bool = False,                            # also the cross weights (batch, heads, query, key)
+        need_weights: bool = False,
     ):
-        mask, context_mask = _for_queries(mask), _for_queries(context_mask)
-        look = lambda x: self.cross(x, context, context_mask, need_weights=True) if need_weights else (
-            self.cross(x, context, context_mask), None)
-        if self.norm_first:
-            x = x + self.dropout(self.attention(self.norm_attention(x), mask=mask))
-            seen, weights = look(self.norm_cross(x))
-            x = x + self.dropout(seen)
-            x = x + self.dropout(self.feed_forward(self.norm_feed_forward(x)))
-        else:
-            x = self.norm_attention(x + self.dropout(self.attention(x, mask=mask)))
-            seen, weights = look(x)
-            x = self.norm_cross(x + self.dropout(seen))
-            x = self.norm_feed_forward(x + self.dropout(self.feed_forward(x)))
-        return (x, weights) if need_weights else x
+        "The tokens, or (tokens, cross weights (batch, heads, query, key)) with `need_weights`."
+        mask, context_mask, weights = _for_queries(mask, x), _for_queries(context_mask, context), []
 
-# %% ../nbs/04_transformer.ipynb #de761e7f
+        def look(x: Tensor) -> Tensor:
+            if not need_weights:
+                return self.cross(x, context, context_mask)
+            seen, found = self.cross(x, context, context_mask, need_weights=True)
+            weights.append(found)
+            return seen
+
+        x = _residual(self, x, self.norm_attention, lambda x: self.attention(x, mask=mask))
+        x = _residual(self, x, self.norm_cross, look)
+        x = _residual(self, x, self.norm_feed_forward, self.feed_forward)
+        return (x, *weights) if need_weights else x
+
+# %% ../nbs/04_transformer.ipynb #a8f54d64
+def _without_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+    "Zeros where a padding mask (batch, tokens) says that there is nothing: 0·NaN is NaN, a weight of 0 is not enough."
+    if mask is None or mask.dim() == 3:
+        return x
+    return x.masked_fill(~_for_queries(mask, x).transpose(1, 2), 0)
+
+
 class Encoder(nn.Module):
     "A stack of `depth` encoder layers; after norm-first layers a last norm, unless `final_norm` says otherwise."
 
-    def __init__(self, depth: int, dim: int, heads: int, hidden: int | None = None, *,
-                 final_norm: bool | None = None, norm_first: bool = True, eps: float = 1e-5, **options):
+    def __init__(self, depth: int, dim: int, heads: int, hidden: int | None = None, *, final_norm: bool | None = None,
+                 norm_first: bool = True, eps: float = 1e-5, **options):  # options: activation, dropout
         super().__init__()
         self.layers = nn.ModuleList(
             EncoderLayer(dim, heads, hidden, norm_first=norm_first, eps=eps, **options) for _ in range(depth))
         wanted = norm_first if final_norm is None else final_norm
         self.norm = nn.LayerNorm(dim, eps) if wanted else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"],
-                mask: Bool[Tensor, "..."] | None = None) -> Float[Tensor, "batch tokens dim"]:
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        mask: Bool[Tensor, "..."] | None = None,  # (batch, tokens), or (batch or 1, query, key)
+    ) -> Float[Tensor, "batch tokens dim"]:
         x = _without_padding(x, mask)
         for layer in self.layers:
             x = layer(x, mask)
@@ -162,17 +183,23 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     "A stack of `depth` decoder layers; after norm-first layers a last norm, unless `final_norm` says otherwise."
 
-    def __init__(self, depth: int, dim: int, heads: int, hidden: int | None = None, *,
-                 final_norm: bool | None = None, norm_first: bool = True, eps: float = 1e-5, **options):
+    def __init__(self, depth: int, dim: int, heads: int, hidden: int | None = None, *, final_norm: bool | None = None,
+                 norm_first: bool = True, eps: float = 1e-5, **options):  # options: context_dim, activation, dropout
         super().__init__()
         self.layers = nn.ModuleList(
             DecoderLayer(dim, heads, hidden, norm_first=norm_first, eps=eps, **options) for _ in range(depth))
         wanted = norm_first if final_norm is None else final_norm
         self.norm = nn.LayerNorm(dim, eps) if wanted else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"], context: Float[Tensor, "batch key context_dim"],
-                mask: Bool[Tensor, "..."] | None = None, context_mask: Bool[Tensor, "batch key"] | None = None, *,
-                need_weights: bool = False):
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        context: Float[Tensor, "batch key context_dim"],
+        mask: Bool[Tensor, "..."] | None = None,          # for x: (batch, tokens), or (batch or 1, query, key)
+        context_mask: Bool[Tensor, "..."] | None = None,  # (batch, key), or (batch or 1, query, key)
+        *,
+        need_weights: bool = False,
+    ):
         "The tokens, or (tokens, cross weights (depth, batch, heads, query, key)) with `need_weights`."
         x, context, kept = _without_padding(x, mask), _without_padding(context, context_mask), []
         for layer in self.layers:
@@ -180,10 +207,4 @@ class Decoder(nn.Module):
             if need_weights:
                 x, weights = x
                 kept.append(weights)
-        x = self.norm(x)
-        return (x, torch.stack(kept)) if need_weights else x
-
-
-def _without_padding(x: Tensor, mask: Tensor | None) -> Tensor:
-    "Zeros where a padding mask (batch, tokens) says that there is nothing: 0·NaN is NaN, so a weight of 0 is not enough."
-    return x.masked_fill(~mask[..., None], 0) if mask is not None and mask.dim() == 2 else x
+        return (self.norm(x), torch.stack(kept)) if need_weights else self.norm(x)
