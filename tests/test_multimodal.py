@@ -1,0 +1,229 @@
+"""The assembled model: any subset of modalities, exact round trips, and refusals that name what is known."""
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from mmtutor.multimodal import MultimodalConfig, MultimodalModel, Output, drop_modalities
+from mmtutor.transformer import Tokens
+
+WIDTHS = {"text": 6, "picture": 5, "sound": 4}
+SUBSETS = [tuple(m for m, bit in zip(WIDTHS, f"{n:03b}") if bit == "1") for n in range(1, 8)]
+
+
+def config(**more):
+    usual = {"widths": WIDTHS, "dim": 8, "heads": 2, "embedding": 7, "tasks": {"group": 3, "odd": 4}}
+    return MultimodalConfig(**usual | more)
+
+
+def some(batch=4, dtype=torch.float32):
+    return {m: Tokens(torch.randn(batch, 3, w, dtype=dtype), torch.ones(batch, 3, dtype=torch.bool))
+            for m, w in WIDTHS.items()}
+
+
+class Small(nn.Module):
+    "An encoder with a buffer, as BatchNorm has them."
+
+    def __init__(self, inside, dim):
+        super().__init__()
+        self.dim, self.linear, self.norm = dim, nn.Linear(inside, dim), nn.BatchNorm1d(dim)
+
+    def forward(self, x, mask):
+        return Tokens(self.norm(self.linear(x).transpose(1, 2)).transpose(1, 2), mask)
+
+
+def small_encoders():
+    return {m: Small(2, w) for m, w in WIDTHS.items()}
+
+
+def same(a: Output, b: Output):
+    return torch.equal(a.state, b.state) and torch.equal(a.embedding, b.embedding) and all(
+        torch.equal(a.logits[k], b.logits[k]) for k in a.logits)
+
+
+def close(a: Output, b: Output):
+    for x, y in [(a.state, b.state), (a.embedding, b.embedding), *((a.logits[k], b.logits[k]) for k in a.logits)]:
+        torch.testing.assert_close(x, y, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"fusion": "concat"}, {"fusion": "decoder"}, {"ask": ("text",)}], ids=str)
+@pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
+def test_any_subset(options, subset):
+    model, tokens = MultimodalModel(config(**options)).double().eval(), some(dtype=torch.float64)
+    alone = model({m: tokens[m] for m in subset})
+    assert alone.state.shape == (4, 8) and alone.embedding.shape == (4, 7)
+    assert {k: v.shape for k, v in alone.logits.items()} == {"group": (4, 3), "odd": (4, 4)}
+    spoilt = {m: t if m in subset else Tokens(t.values * torch.nan, t.mask) for m, t in tokens.items()}
+    close(model(spoilt, present={m: torch.full((4,), m in subset) for m in WIDTHS}), alone)
+    if len(subset) < 3:
+        assert (model(tokens).state - alone.state).abs().max() > 1e-6
+
+
+def test_nothing_present_is_finite():
+    model, none = MultimodalModel(config()).eval(), torch.zeros(4, dtype=torch.bool)
+    out = model(some(), present=dict.fromkeys(WIDTHS, none))
+    assert out.state.isfinite().all() and torch.equal(out.logits["odd"][0], out.logits["odd"][3])
+
+
+@pytest.mark.parametrize("fusion", ["concat", "decoder"])
+def test_an_empty_batch_has_empty_answers(fusion):
+    out = MultimodalModel(config(fusion=fusion)).eval()(some(batch=0))
+    assert out.state.shape == (0, 8) and out.logits["group"].shape == (0, 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), share=st.floats(0, 0.99), batch=st.integers(0, 20))
+def test_dropping_never_takes_the_last(seed, share, batch):
+    torch.manual_seed(seed)
+    tokens = {m: Tokens(t.values, torch.rand(batch, 3) > 0.6) for m, t in some(batch).items()}
+    dropped = drop_modalities(tokens, share)
+    before, after = (torch.stack([t.mask.any(1) for t in x.values()], 1) for x in (tokens, dropped))
+    assert torch.equal(before.any(1), after.any(1))   # something stays where something was
+    assert not (after & ~before).any()                # nothing appears
+    for m in WIDTHS:                                  # a modality goes as a whole
+        assert torch.equal(dropped[m].mask, tokens[m].mask & dropped[m].mask.any(1, keepdim=True))
+        assert dropped[m].values is tokens[m].values
+
+
+def test_dropping_has_the_stated_shares():
+    count = 40_000
+    tokens = {m: Tokens(torch.zeros(count, 1, 1), torch.ones(count, 1, dtype=torch.bool)) for m in WIDTHS}
+    kept = torch.cat([t.mask for t in drop_modalities(tokens, 0.5).values()], 1).double().mean(0)
+    assert (kept - (1 / 2 + 1 / 24)).abs().max() < 0.012  # 4.5 standard errors of 0.0025
+    assert torch.cat([t.mask for t in drop_modalities(tokens, 0.0).values()], 1).all()
+
+
+def test_modality_dropout_only_while_training():
+    model, tokens = MultimodalModel(config(modality_dropout=0.5, dropout=0.0)), some(64)
+    assert not same(model(tokens), model(tokens))
+    assert same(model.eval()(tokens), model(tokens))
+    plain = MultimodalModel(config(dropout=0.0))
+    assert same(plain(tokens), plain(tokens))
+
+
+def test_encoders_run_on_what_prepare_gave_and_tokens_pass():
+    model = MultimodalModel(config(), small_encoders()).eval()
+    raw = {m: (torch.randn(4, 3, 2), torch.ones(4, 3, dtype=torch.bool)) for m in WIDTHS}
+    tokens = model.encode(raw)
+    assert all(isinstance(t, Tokens) for t in tokens.values())
+    assert model.encode(tokens)["text"] is tokens["text"]
+    assert same(model(raw), model(tokens)) and same(model(raw | {"text": tokens["text"]}), model(tokens))
+
+
+def test_embed_is_a_projection_of_the_mean_and_blind_to_padding():
+    model, tokens = MultimodalModel(config()), some()["picture"]
+    torch.testing.assert_close(model.embed("picture", tokens), model.targets["picture"](tokens.values.mean(1)))
+    longer = Tokens(torch.cat([tokens.values, tokens.values * torch.nan], 1),
+                    torch.cat([tokens.mask, ~tokens.mask], 1))
+    assert torch.equal(model.embed("picture", longer), model.embed("picture", tokens))
+
+
+def test_every_parameter_can_be_trained():
+    for fusion in ("concat", "decoder"):
+        model, tokens = MultimodalModel(config(fusion=fusion), small_encoders()), some()
+        raw = {m: (torch.randn(4, 3, 2), torch.ones(4, 3, dtype=torch.bool)) for m in WIDTHS}
+        present = {m: torch.tensor([True, True, True, i != 0]) for i, m in enumerate(WIDTHS)}
+        present["picture"][1] = present["sound"][2] = False  # so that each learned "absent" is used
+        out = model(raw, present=present)
+        loss = out.embedding.square().sum() + sum(x.square().sum() for x in out.logits.values()) + model.log_scale
+        loss = loss + sum(model.embed(m, tokens[m]).square().sum() for m in WIDTHS)
+        loss.backward()
+        assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()
+                    and not n.endswith(("key.bias", "linear.bias"))]  # a softmax, a norm: blind to these
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_round_trip_is_exact(tmp_path, dtype):
+    model = MultimodalModel(config(ask=("text",), modality_dropout=0.25)).to(dtype).eval()
+    found = MultimodalModel.load(model.save(tmp_path / "model"))
+    assert found.config == model.config and not found.training
+    for (a, x), (b, y) in zip(model.state_dict().items(), found.state_dict().items(), strict=True):
+        assert a == b and x.dtype == y.dtype and torch.equal(x, y)
+    tokens = some(dtype=dtype)
+    assert same(found(tokens), model(tokens))
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.json", "weights.safetensors"]
+
+
+def test_round_trip_with_encoders_and_their_buffers(tmp_path):
+    model = MultimodalModel(config(), small_encoders())
+    raw = {m: (torch.randn(4, 3, 2), torch.ones(4, 3, dtype=torch.bool)) for m in WIDTHS}
+    for _ in range(3):
+        model(raw)  # moves the running statistics
+    model.eval().save(tmp_path)
+    assert same(MultimodalModel.load(tmp_path, small_encoders())(raw), model(raw))
+    bare, tokens = MultimodalModel.load(tmp_path, encoders={}), model.encode(raw)
+    assert same(bare(tokens), model(tokens)) and not len(bare.encoders)
+
+
+def test_frozen_parameters_and_summary():
+    model = MultimodalModel(config(), small_encoders())
+    model.encoders.requires_grad_(False)
+    lines = model.summary().splitlines()
+    assert lines[1].split()[-2:] == [f"{2 * 6 + 6 + 12}", "0"] and lines[1].startswith("encoder of text")
+    every, trained = (int(x.replace(",", "")) for x in lines[-1].split()[-2:])
+    assert every == sum(p.numel() for p in model.parameters())
+    assert trained == every - sum(p.numel() for p in model.encoders.parameters())
+    assert sum(int(line.split()[-2].replace(",", "")) for line in lines[1:-1]) == every - 1  # and the log-scale
+
+
+@pytest.mark.bad_input
+def test_configuration_is_checked():
+    assert config(widths=tuple(WIDTHS.items())) == config() and hash(config()) == hash(config())
+    with pytest.raises(ValueError, match="unknown fusion 'sum', expected one of concat, decoder"):
+        config(fusion="sum")
+    with pytest.raises(ValueError, match=r"widths=\(\)"):
+        config(widths={})
+    with pytest.raises(ValueError, match="widths=.*expected different names"):
+        config(widths=(("text", 1), ("text", 2)))
+    with pytest.raises(ValueError, match="tasks=.*a number > 0"):
+        config(tasks={"group": 0})
+    with pytest.raises(ValueError, match="modality_dropout=1.0, expected at least 0 and below 1"):
+        config(modality_dropout=1.0)
+    with pytest.raises(ValueError, match="ask=\\('smell',\\)"):
+        MultimodalModel(config(ask=["smell"]))
+
+
+@pytest.mark.bad_input
+def test_inputs_are_checked():
+    model, tokens = MultimodalModel(config(), {"text": Small(2, 6)}), some()
+    with pytest.raises(ValueError, match="tokens of smell; .*known are text, picture, sound"):
+        model({"smell": tokens["text"]})
+    with pytest.raises(ValueError, match="no encoder for picture; .*text, picture, sound, with an encoder: text"):
+        model({"picture": (torch.zeros(1), torch.zeros(1))})
+    with pytest.raises(ValueError, match=r"present\['sound'\] .*some of the inputs, which are text"):
+        model({"text": tokens["text"]}, present={"sound": torch.ones(4, dtype=torch.bool)})
+    with pytest.raises(ValueError, match=r"present\['text'\] has shape \(3,\)"):
+        model({"text": tokens["text"]}, present={"text": torch.ones(3, dtype=torch.bool)})
+    with pytest.raises(ValueError, match="MultimodalModel.embed: got tokens of smell; .*known are"):
+        model.embed("smell", tokens["text"])
+    with pytest.raises(ValueError, match=r"encoders \['smell'\] do not fit"):
+        MultimodalModel(config(), {"smell": Small(2, 6)})
+    with pytest.raises(ValueError, match=r"encoders \{'text': 5\} do not fit the configured widths"):
+        MultimodalModel(config(), {"text": Small(2, 5)})
+
+
+@pytest.mark.bad_input
+def test_damaged_folders_are_refused(tmp_path):
+    MultimodalModel(config(), small_encoders()).save(tmp_path)
+    for encoders in (None, {"text": Small(2, 6)}):
+        with pytest.raises(ValueError, match=r"saved with .*'picture': 'Small'.*encoders=\{\} to leave them out"):
+            MultimodalModel.load(tmp_path, encoders)
+    with pytest.raises(ValueError, match="wrong shape"):
+        MultimodalModel.load(tmp_path, {m: Small(3, w) for m, w in WIDTHS.items()})
+    about = json.loads((tmp_path / "config.json").read_text())
+    about["config"]["colour"] = "red"
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="saved by another version: it has colour"):
+        MultimodalModel.load(tmp_path, {})
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="config.json describes no model"):
+        MultimodalModel.load(tmp_path, {})
+    MultimodalModel(config()).save(tmp_path)
+    weights = bytearray((tmp_path / "weights.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "weights.safetensors").write_bytes(weights)
+    with pytest.raises(ValueError, match="weights.safetensors is not the expected file"):
+        MultimodalModel.load(tmp_path)
