@@ -94,5 +94,6 @@ def attend(
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
     dead = ~mask.any(-1, keepdim=True)
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | dead, dropout_p=dropout, scale=scale)
+    allowed = torch.atleast_2d(mask | dead)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout, scale=scale)
     return mixed.masked_fill(dead, 0)

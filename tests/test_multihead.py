@@ -24,7 +24,8 @@ def transplant(theirs: nn.MultiheadAttention, ours: MultiHeadAttention) -> None:
 
 
 def pair(dim=12, heads=3, context_dim=None, bias=True, dtype=torch.float64):
-    theirs = nn.MultiheadAttention(dim, heads, bias=bias, kdim=context_dim, vdim=context_dim, batch_first=True, dtype=dtype)
+    widths = {"kdim": context_dim, "vdim": context_dim}
+    theirs = nn.MultiheadAttention(dim, heads, bias=bias, batch_first=True, dtype=dtype, **widths)
     for name, parameter in theirs.named_parameters():
         if "bias" in name:
             nn.init.normal_(parameter)

@@ -54,7 +54,8 @@ def inputs(grad=True):
 @OPTIONS
 @pytest.mark.parametrize("mask, converted", [
     (None, {}), (REAL, {"src_key_padding_mask": ~REAL}), (CAUSAL[None], {"src_mask": ~CAUSAL}),
-    (CAUSAL & REAL[:, None], {"src_mask": ~CAUSAL, "src_key_padding_mask": ~REAL})], ids=["none", "padding", "causal", "both"])
+    (CAUSAL & REAL[:, None], {"src_mask": ~CAUSAL, "src_key_padding_mask": ~REAL})],
+    ids=["none", "padding", "causal", "both"])
 def test_encoder_layer_equals_pytorch(options, mask, converted):
     theirs = randomise(nn.TransformerEncoderLayer(12, 3, 20, batch_first=True, **options))
     ours = EncoderLayer(12, 3, 20, **options).double()
@@ -90,7 +91,8 @@ def test_stacks_equal_pytorch(first):
         more = {"enable_nested_tensor": False} if kind == "encoder" else {}
         theirs = randomise(stack(layer(12, 3, 20, batch_first=True, **options), 3, last, **more))
         state = {f"layers.{i}.{k}": v for i, part in enumerate(theirs.layers) for k, v in translate(part, kind).items()}
-        load_into(ours.double(), state | ({} if last is None else {f"norm.{k}": v for k, v in last.state_dict().items()}))
+        state |= {f"norm.{k}": v for k, v in (last.state_dict() if last else {}).items()}
+        load_into(ours.double(), state)
         if kind == "encoder":
             keep = REAL[..., None]   # what stands at padded places is nobody's business
             same_gradients(ours, theirs, ours(x, REAL) * keep, theirs(x, src_key_padding_mask=~REAL) * keep, [x])
@@ -154,8 +156,8 @@ def test_causal_mask_hides_the_future():
     x, context = torch.randn(1, 5, 12), torch.randn(1, 7, 12)
     changed = x.clone()
     changed[:, 3] = torch.randn(12)
-    for run in (lambda t, m=Encoder(2, 12, 3): m(t, CAUSAL[None]),
-                lambda t, m=Decoder(2, 12, 3): m(t, context, CAUSAL[None])):
+    encoder, decoder = Encoder(2, 12, 3), Decoder(2, 12, 3)
+    for run in (lambda t: encoder(t, CAUSAL[None]), lambda t: decoder(t, context, CAUSAL[None])):
         before, after = run(x), run(changed)
         assert torch.equal(before[:, :3], after[:, :3]) and not torch.allclose(before[:, 3:], after[:, 3:])
 
@@ -210,7 +212,8 @@ def test_layers_are_separate_and_copyable():
     assert not torch.equal(encoder.layers[0].attention.query.weight, encoder.layers[1].attention.query.weight)
     x, twin = torch.randn(1, 3, 12), copy.deepcopy(encoder)
     assert torch.equal(twin(x), encoder(x))
-    assert {"layers.0.attention.query.weight", "layers.1.norm_feed_forward.bias", "norm.weight"} <= set(twin.state_dict())
+    names = {"layers.0.attention.query.weight", "layers.1.norm_feed_forward.bias", "norm.weight"}
+    assert names <= set(twin.state_dict())
 
 
 def test_tokens():
@@ -246,9 +249,11 @@ def test_learns():
 BAD = {
     "causal mask without batch axis": (lambda: Encoder(1, 12, 3)(torch.randn(2, 5, 12), CAUSAL),
                                        ["(5, 5)", "(2, 5)", "mask[None]"]),
-    "float padding": (lambda: EncoderLayer(12, 3)(torch.randn(2, 5, 12), REAL.float()), ["torch.float32", "True = real"]),
+    "float padding": (lambda: EncoderLayer(12, 3)(torch.randn(2, 5, 12), REAL.float()),
+                      ["torch.float32", "True = real"]),
     "context padding of other length": (
-        lambda: Decoder(1, 12, 3)(torch.randn(2, 5, 12), torch.randn(2, 7, 12), context_mask=REAL), ["(2, 5)", "(2, 7)"]),
+        lambda: Decoder(1, 12, 3)(torch.randn(2, 5, 12), torch.randn(2, 7, 12), context_mask=REAL),
+        ["(2, 5)", "(2, 7)"]),
     "activation": (lambda: EncoderLayer(12, 3, activation="swish"), ["'swish'", "'gelu'", "'relu'"]),
     "heads": (lambda: Encoder(1, 12, 5), ["5 heads", "12"]),
 }
