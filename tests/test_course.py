@@ -239,6 +239,8 @@ def test_errors_become_one_line_and_a_status(monkeypatch, capsys):
 @pytest.mark.bad_input
 def test_missing_data_say_what_to_do(cache, capsys):
     assert cli.main(["data", "info"]) == 1
+    assert "mmtutor data build" in capsys.readouterr().out
+    assert cli.main(["data", "show", "fox"]) == 1
     assert "mmtutor data build" in capsys.readouterr().err
 
 

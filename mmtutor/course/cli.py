@@ -79,15 +79,14 @@ def cache_report() -> list[tuple[bool, str]]:
 def data_report() -> tuple[bool, str]:
     "Whether the embedded data are built and whole."
     from mmtutor import data
-    try:
-        facts = data.info()
-    except FileNotFoundError:
+    facts = data.info()
+    if not facts["built"]:
         if util.find_spec("espeakng_loader"):
             return True, "embedded data: not built yet; `mmtutor data build` takes about two minutes"
         return False, "embedded data: not built, and speech cannot be made: pip install 'mmtutor[speech]'"
-    except ValueError as error:
-        return False, f"embedded data: {error}"
-    return True, f"embedded data: {facts['rows']} emoji, {facts['bytes'] / 1e6:.0f} MB, verified"
+    if facts["damaged"]:
+        return False, f"embedded data: damaged: {', '.join(facts['damaged'])}. {facts['remedy']}"
+    return True, f"embedded data: {facts['emoji']} emoji, {facts['megabytes']:.0f} MB, every byte as built"
 
 
 def doctor() -> int:
@@ -132,10 +131,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="fine-tune the three-modality model on the embedded data and write a report")
     run.add_argument("--profile", default="frozen",
-                     help="frozen (minutes), full (also unfrozen; long on a CPU) or quick (a small rehearsal)")
+                     help="frozen (minutes), full (also unfrozen), rates (the sweep), quick (a rehearsal)")
     run.add_argument("--folder", type=Path, help="where the run, its checkpoints and its report go (runs/<profile>)")
     run.add_argument("--fresh", action="store_true", help="start over instead of going on from an interrupted run")
-    run.add_argument("--record", action="store_true", help="also write the figures to results/")
     data = commands.add_parser("data", help="the embedded data")
     steps = data.add_subparsers(dest="step", required=True)
     steps.add_parser("build", help="build the data if they are missing, stale or damaged")
@@ -155,7 +153,7 @@ def dispatch(args: argparse.Namespace) -> int:
         return lab(browser=not args.no_browser)
     if args.command == "run":
         from mmtutor import capstone
-        capstone.run(args.profile, folder=args.folder, fresh=args.fresh, record=args.record)
+        capstone.run(args.profile, folder=args.folder, fresh=args.fresh)
         return 0
     from mmtutor import data
     if args.step == "build":
@@ -164,6 +162,7 @@ def dispatch(args: argparse.Namespace) -> int:
         facts = data.info() if args.step == "info" else data.show(args.name)
         for key, value in facts.items():
             print(f"{key}: {value}")
+        return int("remedy" in facts)
     return 0
 
 # %% ../../nbs/course/cli.ipynb #23c3c8d0

@@ -1,0 +1,197 @@
+"""The capstone: its parts, a rehearsal of the whole run, going on after kill -9, and the recorded figures."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmtutor import capstone
+from mmtutor.course import records
+from mmtutor.transformer import Tokens
+
+QUICK = capstone.PROFILES["quick"]
+
+
+def tokens(n, length=3, dim=4, start=0.0):
+    values = torch.arange(n * length * dim, dtype=torch.float).reshape(n, length, dim) + start
+    return Tokens(values, torch.ones(n, length, dtype=torch.bool))
+
+
+# --- parts ---
+
+def test_cached_pick_cuts_padding_and_keeps_items():
+    short, long = tokens(5, 2), tokens(5, 4, start=1000)
+    found = capstone.Cached([short, long])
+    only_short = found.pick(torch.zeros(3, dtype=torch.long), torch.tensor([4, 0, 2]))
+    assert only_short.values.shape == (3, 2, 4) and torch.equal(only_short.values, short.values[[4, 0, 2]])
+    both = found.pick(torch.tensor([0, 1]), torch.tensor([1, 3]))
+    assert both.mask.sum(1).tolist() == [2, 4]
+    assert torch.equal(both.values[1], long.values[3]) and torch.equal(both.values[0, :2], short.values[1])
+
+
+def test_swap_one_gives_nothing_away():
+    "Whatever the answer, each modality alone is distributed alike; the swapped item is never its own."
+    n, counts = 16, np.zeros((3, 4, 16))
+    items = {m: Tokens(torch.arange(float(n)).reshape(n, 1, 1), torch.ones(n, 1, dtype=torch.bool))
+             for m in capstone.MODALITIES}
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(600):
+        mixed, odd = capstone.swap_one(items, generator)
+        for i, m in enumerate(capstone.MODALITIES):
+            values = mixed[m].values.flatten().long()
+            swapped = values != torch.arange(n)
+            assert torch.equal(swapped, odd == i)
+            np.add.at(counts[i], (odd.numpy(), values.numpy()), 1)
+    share = counts / counts.sum(2, keepdims=True)
+    assert abs(share - 1 / n).max() < 0.02
+
+
+def test_top_and_all_leave_batch_norm_and_text_alone():
+    class Picture(nn.Module):
+        dim = 4
+
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 4, 1)
+            self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)) for _ in range(16))
+            self.head = nn.Conv2d(4, 4, 1)
+
+    class Sound(nn.Module):
+        dim = 4
+
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(4, 4, 3)
+    text = nn.Linear(4, 4)
+    text.dim = 4
+    encoders = {"text": text, "picture": Picture(), "sound": Sound()}
+    learns = {r: {n for n, p in capstone.new_model(r, "decoder", QUICK, encoders).named_parameters()
+                  if p.requires_grad and n.startswith("encoders.")} for r in capstone.LEARNING}
+    assert not learns["frozen"]
+    assert "encoders.picture.blocks.12.0.weight" in learns["top"] and "encoders.sound.lstm.bias_hh_l2" in learns["top"]
+    assert not {n for n in learns["top"] if "stem" in n or "blocks.3." in n or "_l1" in n}
+    assert learns["top"] < learns["all"] and "encoders.picture.stem.weight" in learns["all"]
+    assert not {n for n in learns["all"] if ".1." in n and "blocks" in n and n.split(".")[-2] == "1"}, "batch norm"
+    model = capstone.new_model("all", "decoder", QUICK, encoders).train()
+    assert not any(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_ahead_wants_every_seed_and_a_clear_mean():
+    figure = lambda *values: records.spread(values)
+    assert capstone.ahead(figure(.6, .62, .61), figure(.5, .51, .52)) == "ahead"
+    assert capstone.ahead(figure(.5, .51, .52), figure(.6, .62, .61)) == "behind"
+    assert capstone.ahead(figure(.6, .62, .5), figure(.5, .51, .52)) == "not resolved"
+    assert capstone.ahead(figure(.9), figure(.1)) == "not resolved"
+
+
+def test_jobs_hold_learning_rates_and_every_seed():
+    names = list(capstone.jobs(replace(capstone.PROFILES["full"], learning_rates=(1e-3, 3e-3))))
+    assert len(names) == len(set(names))
+    assert "all/decoder/picture+sound/0.003/2" in names and "frozen/concat/picture+sound/0.001/0" in names
+    assert not [n for n in names if n.startswith(("all/concat", "top/concat"))]
+
+
+@pytest.mark.bad_input
+def test_unknown_profile_and_foreign_folder(tmp_path):
+    with pytest.raises(ValueError, match="no profile 'fulll'; there are frozen, full, rates, quick"):
+        capstone.run("fulll", folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+    capstone.claim_folder(tmp_path / "a", QUICK, fresh=False)
+    capstone.claim_folder(tmp_path / "a", QUICK, fresh=False)
+    with pytest.raises(ValueError, match="other settings.*epochs was 2, is 3.*--fresh"):
+        capstone.claim_folder(tmp_path / "a", replace(QUICK, epochs=3), fresh=False)
+    capstone.claim_folder(tmp_path / "a", replace(QUICK, epochs=3), fresh=True)
+    with pytest.raises(ValueError, match="no way 'guessed'"):
+        capstone.measure("guessed", QUICK)
+
+
+# --- a rehearsal of the whole ---
+
+def start(folder):
+    code = "import sys; from mmtutor.course.cli import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.Popen([sys.executable, "-c", code, "run", "--profile", "quick", "--folder", folder],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory, built):
+    folder = tmp_path_factory.mktemp("run") / "quick"
+    process = start(folder)
+    out, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, out[-3000:]
+    return folder, out
+
+
+@pytest.mark.slow
+def test_the_run_prints_records_and_reports(rehearsal):
+    folder, out = rehearsal
+    for text in ("majority class", "linear probe, picture+sound", "frozen/concat", "frozen/decoder", "R@1", "cached",
+                 "recomputed", "report:"):
+        assert text in out, text
+    found = json.loads((folder / "capstone-quick.json").read_text())
+    assert found["command"] == "mmtutor run --profile quick"
+    assert {"baselines", "test", "validation", "cost", "parameters"} <= found["figures"].keys()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("<audio") == page.count('alt="the picture of') == 12
+    links = re.findall(r'(?:src|href)="([^"]{1,40})', page)
+    assert links and all(link.startswith("data:") for link in links), "the report needs no network"
+    assert "{{" not in page and "{%" not in page
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_read_again(rehearsal):
+    folder, _ = rehearsal
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("result.json")}
+    assert len(before) == 2
+    results = capstone.run("quick", folder=folder, progress=False)
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("result.json")} == before
+    assert set(results["test"]) == {"frozen/concat/picture+sound/0.001", "frozen/decoder/picture+sound/0.001"}
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_ends_the_same(rehearsal, tmp_path, built):
+    "SIGKILL after the first checkpoint of the decoder; the second start ends with the very same figures."
+    whole, folder = rehearsal[0], tmp_path / "quick"
+    process, name = start(folder), "frozen/decoder/picture+sound/0.001/0"
+    deadline = time.monotonic() + 600
+    while not list((folder / name).glob("checkpoints/step-*/state.json")):
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint appeared"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / name / "result.json").exists()
+    capstone.run("quick", folder=folder, progress=False)
+    same = lambda base: json.loads((base / name / "result.json").read_text())
+    assert same(folder) == same(whole)
+
+
+# --- the recorded figures ---
+
+def test_recorded_run_reaches_the_floor():
+    "What the README says was measured, and is at least what the first study found."
+    figures = records.read("capstone-frozen")["figures"]
+    test = figures["test"]["frozen/decoder/picture+sound/0.001"]
+    both, parts = test["clean/R@10/picture+sound"], [test[f"clean/R@10/{m}"] for m in ("picture", "sound")]
+    assert both["n"] == 3 and both["mean"] >= 0.55
+    assert all(capstone.ahead(both, part) == "ahead" for part in parts)
+    together = test["degraded/group/text+picture+sound"]
+    assert all(together["mean"] - test[f"degraded/group/{m}"]["mean"] >= 0.05 for m in capstone.MODALITIES)
+    assert test["odd"]["mean"] >= 0.63
+    cost = figures["cost"]
+    assert cost["recomputed"]["seconds per epoch"] > 10 * cost["cached"]["seconds per epoch"]
+
+
+def test_recorded_full_run_is_ahead_of_frozen_in_every_seed():
+    test = records.read("capstone-full")["figures"]["test"]
+    frozen, unfrozen = (test[f"{regime}/decoder/picture+sound/0.001"] for regime in ("frozen", "all"))
+    gain = [b - a for a, b in zip(frozen["clean/group/picture+sound"]["values"],
+                                  unfrozen["clean/group/picture+sound"]["values"])]
+    assert len(gain) == 3 and min(gain) > 0
