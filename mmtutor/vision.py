@@ -84,7 +84,7 @@ def standardise(
         if pictures.numel() and not ((pictures >= 0) & (pictures <= 1)).all():
             raise ValueError(f"standardise: got floats from {pictures.min():.3g} to {pictures.max():.3g}, expected 0 "
                              "to 1; divide by 255, and leave the normalisation to the encoder")
-        pictures = pictures * 255
+        pictures = pictures.to(dtype) * 255
     shift, scale = (torch.tensor(v, dtype=dtype, device=pictures.device)[:, None, None] for v in (mean, std))
     return (pictures.to(dtype) - shift) / scale
 
