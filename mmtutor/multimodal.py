@@ -10,10 +10,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -39,6 +41,7 @@ class MultimodalConfig:
     tasks: tuple[tuple[str, int], ...] = (("group", 8), ("subgroup", 95), ("odd", 4))  # name and number of classes
     embedding: int = 128                  # width of the space in which items are compared
     modality_dropout: float = 0.0         # chance of each modality to be left out of a training sample
+    feature_dropout: float = 0.0          # chance of each channel of an encoder to be left out of a training sample
     max_tokens: int = 256                 # per modality
 
     def __post_init__(self):
@@ -52,7 +55,7 @@ class MultimodalConfig:
         object.__setattr__(self, "ask", tuple(self.ask))
         if self.fusion not in FUSIONS:
             raise ValueError(f"MultimodalConfig: unknown fusion {self.fusion!r}, expected one of {', '.join(FUSIONS)}")
-        for name in ("dropout", "modality_dropout"):
+        for name in ("dropout", "modality_dropout", "feature_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"MultimodalConfig: {name}={getattr(self, name)}, expected at least 0 and below 1")
 
@@ -100,10 +103,35 @@ class MultimodalModel(nn.Module):
         if config.fusion == "decoder":
             options |= {"depth": config.depth, "heads": config.heads, "queries": config.queries, "ask": config.ask}
         self.fusion = make_fusion(config.fusion, list(widths), config.dim, **options)
-        self.heads = nn.ModuleDict({task: nn.Linear(config.dim, classes) for task, classes in config.tasks})
+        self.pairs = list(combinations(widths, 2))
+        self.heads = nn.ModuleDict({task: nn.Linear(config.dim + len(self.pairs), n) for task, n in config.tasks})
         self.project = nn.Linear(config.dim, config.embedding)
         self.targets = nn.ModuleDict({m: nn.Linear(width, config.embedding) for m, width in widths.items()})
+        self.gate = nn.Parameter(torch.tensor(0.1))  # of the fused state in the embedding
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        for m, width in widths.items():
+            self.register_buffer(f"centre_{m}", torch.zeros(width))
+            self.register_buffer(f"scale_{m}", torch.tensor(1.0))
+
+    @torch.no_grad()
+    def calibrate(self, inputs: Mapping[str, Tokens | tuple]) -> None:
+        "Measure mean and spread of each encoder's real tokens on training data; from now on they count as 0 and 1."
+        found = real_tokens(self.encode(inputs), self.tokens.widths, "MultimodalModel.calibrate")
+        for m, (values, mask) in found.items():
+            if mask.sum() < 2:
+                raise ValueError(f"MultimodalModel.calibrate: {int(mask.sum())} real tokens of {m}, expected 2 or more")
+            centre = values[mask].mean(0)
+            getattr(self, f"centre_{m}").copy_(centre)
+            getattr(self, f"scale_{m}").copy_((values[mask] - centre).square().mean().sqrt().clamp(min=1e-12))
+
+    def features(self, inputs: Mapping[str, Tokens | tuple], operation: str = "MultimodalModel") -> dict[str, Tokens]:
+        "Encoded, checked, calibrated tokens; in training with channels dropped, the same in all tokens of a sample."
+        found = real_tokens(self.encode(inputs), self.tokens.widths, operation)
+        for m, (values, mask) in found.items():
+            values = (values - getattr(self, f"centre_{m}")) / getattr(self, f"scale_{m}")
+            kept = F.dropout(torch.ones_like(values[:, :1]), self.config.feature_dropout, self.training)
+            found[m] = Tokens((values * kept).masked_fill(~mask[..., None], 0), mask)
+        return found
 
     def encode(self, inputs: Mapping[str, Tokens | tuple]) -> dict[str, Tokens]:
         "Run the encoders on what their `prepare` returned; tokens pass as they are. ValueError where no encoder is."
@@ -119,7 +147,7 @@ class MultimodalModel(nn.Module):
         inputs: Mapping[str, Tokens | tuple],  # by modality: tokens, or what the encoder's `prepare` returned
         present: Mapping[str, Bool[Tensor, "batch"]] | None = None,  # False where a sample lacks the modality
     ) -> Output:
-        tokens = real_tokens(self.encode(inputs), self.tokens.widths, "MultimodalModel")
+        tokens = self.features(inputs)
         for m, there in (present or {}).items():
             if m not in tokens or there.shape != tokens[m].mask.shape[:1]:
                 raise ValueError(f"MultimodalModel: present[{m!r}] has shape {tuple(there.shape)}; expected one True "
@@ -128,11 +156,18 @@ class MultimodalModel(nn.Module):
         if self.training and self.config.modality_dropout:
             tokens = drop_modalities(tokens, self.config.modality_dropout)
         state = self.fusion(self.tokens(tokens))
-        return Output(state, {task: head(state) for task, head in self.heads.items()}, self.project(state))
+        alone = {m: F.normalize(self._alone(m, t), dim=-1) * t.mask.any(1, keepdim=True) for m, t in tokens.items()}
+        agreement = [(alone[a] * alone[b]).sum(1) if a in alone and b in alone else state.new_zeros(len(state))
+                     for a, b in self.pairs]
+        seen = torch.cat([state, *(5 * cosine[:, None] for cosine in agreement)], dim=1)
+        embedding = F.normalize(sum(alone.values()), dim=-1) + self.gate * self.project(state)
+        return Output(state, {task: head(seen) for task, head in self.heads.items()}, embedding)
 
-    def embed(self, modality: str, tokens: Tokens) -> Float[Tensor, "batch embedding"]:
+    def embed(self, modality: str, tokens: Tokens | tuple) -> Float[Tensor, "batch embedding"]:
         "One modality alone in the common space: its mean token, projected. The other side of the contrastive loss."
-        tokens = real_tokens({modality: tokens}, self.tokens.widths, "MultimodalModel.embed")[modality]
+        return self._alone(modality, self.features({modality: tokens}, "MultimodalModel.embed")[modality])
+
+    def _alone(self, modality: str, tokens: Tokens) -> Tensor:
         target = self.targets[modality]
         return target(mean_token(tokens).to(target.weight.dtype))
 
