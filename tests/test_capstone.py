@@ -153,14 +153,14 @@ def test_a_finished_run_is_read_again(rehearsal):
     assert len(before) == 2
     results = capstone.run("quick", folder=folder, progress=False)
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("result.json")} == before
-    assert set(results["test"]) == {"frozen/concat/picture+sound/0.001", "frozen/decoder/picture+sound/0.001"}
+    assert set(results["test"]) == {"frozen/concat/picture+sound/0.003", "frozen/decoder/picture+sound/0.003"}
 
 
 @pytest.mark.slow
 def test_killed_and_started_again_it_ends_the_same(rehearsal, tmp_path, built):
     "SIGKILL after the first checkpoint of the decoder; the second start ends with the very same figures."
     whole, folder = rehearsal[0], tmp_path / "quick"
-    process, name = start(folder), "frozen/decoder/picture+sound/0.001/0"
+    process, name = start(folder), "frozen/decoder/picture+sound/0.003/0"
     deadline = time.monotonic() + 600
     while not list((folder / name).glob("checkpoints/step-*/state.json")):
         assert process.poll() is None and time.monotonic() < deadline, "no checkpoint appeared"
@@ -178,7 +178,7 @@ def test_killed_and_started_again_it_ends_the_same(rehearsal, tmp_path, built):
 def test_recorded_run_reaches_the_floor():
     "What the README says was measured, and is at least what the first study found."
     figures = records.read("capstone-frozen")["figures"]
-    test = figures["test"]["frozen/decoder/picture+sound/0.001"]
+    test = figures["test"]["frozen/decoder/picture+sound/0.003"]
     both, parts = test["clean/R@10/picture+sound"], [test[f"clean/R@10/{m}"] for m in ("picture", "sound")]
     assert both["n"] == 3 and both["mean"] >= 0.55
     assert all(capstone.ahead(both, part) == "ahead" for part in parts)
@@ -191,7 +191,15 @@ def test_recorded_run_reaches_the_floor():
 
 def test_recorded_full_run_is_ahead_of_frozen_in_every_seed():
     test = records.read("capstone-full")["figures"]["test"]
-    frozen, unfrozen = (test[f"{regime}/decoder/picture+sound/0.001"] for regime in ("frozen", "all"))
+    frozen, unfrozen = (test[f"{regime}/decoder/picture+sound/0.003"] for regime in ("frozen", "all"))
     gain = [b - a for a, b in zip(frozen["clean/group/picture+sound"]["values"],
                                   unfrozen["clean/group/picture+sound"]["values"])]
     assert len(gain) == 3 and min(gain) > 0
+
+
+def test_the_learning_rate_is_the_one_that_validation_prefers():
+    found = {kind: figures for name in ("rates", "frozen") for kind, figures in
+             records.read(f"capstone-{name}")["figures"]["validation"].items() if kind.startswith("frozen/decoder")}
+    assert len(found) >= 3
+    best = max(found, key=lambda kind: capstone.score({k: v["mean"] for k, v in found[kind].items()}))
+    assert best.endswith(f"/{capstone.RATE:g}")

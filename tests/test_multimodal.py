@@ -227,3 +227,79 @@ def test_damaged_folders_are_refused(tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(weights)
     with pytest.raises(ValueError, match="weights.safetensors is not the expected file"):
         MultimodalModel.load(tmp_path)
+
+
+# --- calibration, agreement, feature dropout ---
+
+def test_calibration_makes_the_offset_and_scale_of_an_encoder_irrelevant():
+    "Features shifted and scaled, then calibrated, give what the plain calibrated ones give."
+    torch.manual_seed(0)
+    plain, model = some(32, torch.float64), MultimodalModel(config()).double().eval()
+    moved = {m: Tokens(t.values * 50 + torch.arange(t.values.shape[-1]), t.mask) for m, t in plain.items()}
+    model.calibrate(plain)
+    expected, one = model(plain), model.embed("text", plain["text"])
+    model.calibrate(moved)
+    close(model(moved), expected)
+    torch.testing.assert_close(model.embed("text", moved["text"]), one, atol=1e-12, rtol=0)
+    values = model.features(plain | {"text": moved["text"]})["text"].values
+    assert values.mean((0, 1)).abs().max() < 1e-12 and abs(values.square().mean().sqrt() - 1) < 1e-12
+
+
+def test_calibration_looks_at_real_tokens_only_and_is_saved(tmp_path):
+    model, tokens = MultimodalModel(config()).eval(), some()
+    half = {m: Tokens(t.values.clone(), t.mask & (torch.arange(3) < 2)) for m, t in tokens.items()}
+    model.calibrate(half)
+    centre = model.centre_text.clone()
+    for t in half.values():
+        t.values[:, 2] = torch.nan
+    model.calibrate(half)
+    assert torch.equal(model.centre_text, centre)
+    torch.testing.assert_close(centre, tokens["text"].values[:, :2].mean((0, 1)))
+    assert same(MultimodalModel.load(model.save(tmp_path))(tokens), model(tokens))
+
+
+@pytest.mark.bad_input
+def test_calibration_wants_tokens():
+    empty = {"text": Tokens(torch.zeros(2, 3, 6), torch.zeros(2, 3, dtype=torch.bool))}
+    with pytest.raises(ValueError, match="MultimodalModel.calibrate: 0 real tokens of text, expected 2 or more"):
+        MultimodalModel(config()).calibrate(empty)
+
+
+def test_heads_see_whether_modalities_agree():
+    "With heads that read the agreement alone, the odd pair is recognised, and an absent modality agrees with nothing."
+    model = MultimodalModel(config(widths=dict.fromkeys(WIDTHS, 6), embedding=6)).eval()
+    with torch.no_grad():
+        for target in model.targets.values():
+            target.weight.copy_(torch.eye(6)); target.bias.zero_()
+        head = model.heads["odd"]
+        head.weight.zero_(); head.bias.zero_()
+        head.weight[:3, -3:] = torch.eye(3)
+    a, b = torch.eye(6)[0].expand(1, 2, 6), torch.eye(6)[1].expand(1, 2, 6)
+    real = torch.ones(1, 2, dtype=torch.bool)
+    ask = lambda **values: model({m: Tokens(v, real) for m, v in values.items()}).logits["odd"][0, :3].tolist()
+    assert model.pairs == [("text", "picture"), ("text", "sound"), ("picture", "sound")]
+    assert ask(text=a, picture=a, sound=b) == [5, 0, 0]
+    assert ask(text=a, picture=b, sound=b) == [0, 0, 5]
+    assert ask(text=a, sound=a) == [0, 5, 0]
+
+
+def test_embedding_starts_as_the_sum_of_its_modalities():
+    model, tokens = MultimodalModel(config()).eval(), some()
+    model.gate.data.zero_()
+    parts = [nn.functional.normalize(model.embed(m, tokens[m]), dim=-1) for m in ("picture", "sound")]
+    out = model({m: tokens[m] for m in ("picture", "sound")})
+    torch.testing.assert_close(out.embedding, nn.functional.normalize(sum(parts), dim=-1))
+
+
+def test_feature_dropout_hides_the_same_channels_in_all_tokens_of_a_sample():
+    model = MultimodalModel(config(feature_dropout=0.5)).train()
+    ones = lambda n: {"text": Tokens(torch.ones(n, 3, 6), torch.ones(n, 3, dtype=torch.bool))}
+    values = model.features(ones(200))["text"].values
+    assert set(values.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(values[:, 0], values[:, 1]) and torch.equal(values[:, 0], values[:, 2])
+    assert abs((values == 0).double().mean() - 0.5) < 0.05
+    assert len(values[:, 0].unique(dim=0)) > 20, "each sample draws its own"
+    again = model.eval().features(ones(2))["text"]
+    assert again.values.eq(1).all()
+    with pytest.raises(ValueError, match="feature_dropout=1"):
+        config(feature_dropout=1)
