@@ -63,7 +63,6 @@ class GradCache:
             for part in parts:
                 states.append(self._random_states())
                 first.append(_as_tuple(self.encode(part)))
-        torch.clear_autocast_cache()  # weights cast without a graph would hide the second pass from autograd
         whole = [torch.cat(side) for side in zip(*first)]
         whole = [w.requires_grad_() if w.is_floating_point() else w for w in whole]
         loss = self.loss_fn(*whole)

@@ -164,7 +164,7 @@ class RecurrentEncoder(nn.Module):
         bands: int = 40,
         *,
         stride: int = 8,        # frames in a token; 8 frames of 10 ms: 12.5 tokens a second
-        loudness: float = -30,  # dB; quieter sounds are amplified to it
+        loudness: float = -30.0,  # dB; quieter sounds are amplified to it
     ):
         super().__init__()
         self.dim, self.stride, self.loudness = dim, stride, loudness
@@ -259,8 +259,7 @@ class AudioTransformer(nn.Module):
         frames, real = self.mel(waves, mask)
         heard = torch.ones_like(real) if self.attend_padding else real
         x = rearrange(frames.masked_fill(~heard[..., None], 0), "batch frames bands -> batch bands frames")
-        x = F.gelu(self.conv1(x)).masked_fill(~heard[:, None], 0)
-        x = rearrange(F.gelu(self.conv2(x)), "batch dim tokens -> batch tokens dim")
+        x = rearrange(F.gelu(self.conv2(F.gelu(self.conv1(x)))), "batch dim tokens -> batch tokens dim")
         x = self.encoder(self.dropout(x + self.positions), None if self.attend_padding else real[:, ::2])
         return Tokens(x, real[:, ::2])
 

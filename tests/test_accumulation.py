@@ -70,11 +70,13 @@ def test_unequal_parts_averaged_are_wrong_and_counted_are_right():
 
 def test_a_part_that_counts_nothing_is_left_out():
     net, _ = classifier()
-    loss_fn = lambda part: F.cross_entropy(net(part[0]), part[1], ignore_index=-100)
-    full, hollow = (torch.randn(2, 5), torch.tensor([0, 1])), (torch.randn(2, 5), torch.tensor([-100, -100]))
-    assert loss_fn(hollow).isnan()
+    loss_fn = lambda part: (net(part[0]).square().sum(1) * part[1]).sum() / part[1].sum()
+    full, hollow = (torch.randn(2, 5), torch.ones(2)), (torch.randn(2, 5), torch.zeros(2))
+    assert gradient(net.parameters(), lambda: loss_fn(hollow).backward()).isnan().any()
     wanted = gradient(net.parameters(), lambda: loss_fn(full).backward())
-    assert torch.equal(gradient(net.parameters(), lambda: accumulate(loss_fn, [hollow, full], [0, 2])), wanted)
+    losses = []
+    found = gradient(net.parameters(), lambda: losses.append(accumulate(loss_fn, [hollow, full], [0, 2])))
+    assert torch.equal(found, wanted) and losses[0] == loss_fn(full)
 
 
 def test_gradients_are_added_to_what_is_there():
@@ -160,6 +162,17 @@ def test_gradcache_gives_the_loss_and_the_gradient_of_the_temperature():
     torch.manual_seed(7)
     expected = towers.loss(*(torch.cat(side) for side in zip(*map(towers, parts))))
     torch.testing.assert_close(losses[0], expected.detach())
+
+
+def test_random_numbers_of_the_loss_are_drawn_once_and_stay_drawn():
+    towers, parts = Towers(0.3), pairs([4, 4])
+    noisy = lambda a, b: towers.loss(a + 0.1 * torch.randn(a.shape), b)
+    torch.manual_seed(7)
+    whole = gradient(towers.parameters(), lambda: noisy(*map(torch.cat, zip(*map(towers, parts)))).backward())
+    after = torch.get_rng_state()
+    torch.manual_seed(7)
+    assert error(gradient(towers.parameters(), lambda: GradCache(towers, noisy).backward(parts)), whole) < 1e-10
+    assert torch.equal(torch.get_rng_state(), after)
 
 
 def test_small_batches_are_not_the_big_one():

@@ -277,6 +277,9 @@ def test_quiet_sounds_are_raised_and_loud_ones_are_not():
     raised = raise_quiet(waves, mask)
     assert 20 * raised[0].square().mean().sqrt().log10() == pytest.approx(-30, abs=1e-3)
     assert torch.equal(raised[1], waves[1]) and not raised[2].any()
+    waves.requires_grad_()
+    raise_quiet(waves, mask).sum().backward()
+    assert torch.equal(waves.grad[2], mask[2].float()), "silence is not amplified, and neither is its gradient"
     half = raise_quiet(*pad_sounds([noise(1000, loudness=1e-4), torch.zeros(4000)]))[0, :1000]
     torch.testing.assert_close(half, raised[0])
 
