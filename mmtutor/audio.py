@@ -80,8 +80,8 @@ class LogMel(nn.Module):
             waves = waves.to(self.window.dtype).masked_fill(~mask, 0)
             spectrum = torch.stft(waves, self.n_fft, self.hop, window=self.window, center=True, return_complex=True,
                                   pad_mode="reflect" if self.whisper else "constant")
-            power = torch.view_as_real(spectrum).square().sum(-1)
-            mel = rearrange(self.filters @ power, "batch bands frames -> batch frames bands")
+            power = rearrange(spectrum.real.square() + spectrum.imag.square(), "batch bins frames -> batch frames bins")
+            mel = power @ self.filters.T
         samples = mask.sum(1)
         if not self.whisper:
             return Tokens(mel, padding_mask((samples // self.hop + 1) * (samples > 0), mel.shape[1]))
@@ -257,8 +257,7 @@ class AudioTransformer(nn.Module):
         if waves.shape[1] != self.samples:
             raise ValueError(f"AudioTransformer: {waves.shape[1]} samples, expected {self.samples}; use prepare()")
         frames, real = self.mel(waves, mask)
-        heard = torch.ones_like(real) if self.attend_padding else real
-        x = rearrange(frames.masked_fill(~heard[..., None], 0), "batch frames bands -> batch bands frames")
+        x = rearrange(frames, "batch frames bands -> batch bands frames")
         x = rearrange(F.gelu(self.conv2(F.gelu(self.conv1(x)))), "batch dim tokens -> batch tokens dim")
         x = self.encoder(self.dropout(x + self.positions), None if self.attend_padding else real[:, ::2])
         return Tokens(x, real[:, ::2])
