@@ -157,11 +157,15 @@ class MultimodalModel(nn.Module):
             tokens = drop_modalities(tokens, self.config.modality_dropout)
         state = self.fusion(self.tokens(tokens))
         alone = {m: F.normalize(self._alone(m, t), dim=-1) * t.mask.any(1, keepdim=True) for m, t in tokens.items()}
-        agreement = [(alone[a] * alone[b]).sum(1) if a in alone and b in alone else state.new_zeros(len(state))
-                     for a, b in self.pairs]
-        seen = torch.cat([state, *(5 * cosine[:, None] for cosine in agreement)], dim=1)
+        agreement = [self.scale() * (alone[a] * alone[b]).sum(1, keepdim=True) if a in alone and b in alone
+                     else state.new_zeros(len(state), 1) for a, b in self.pairs]
+        seen = torch.cat([state, *agreement], dim=1)
         embedding = F.normalize(sum(alone.values()), dim=-1) + self.gate * self.project(state)
         return Output(state, {task: head(seen) for task, head in self.heads.items()}, embedding)
+
+    def scale(self) -> Float[Tensor, ""]:
+        "What cosines are multiplied with, here as in the contrastive loss: 1/temperature, at most 100."
+        return self.log_scale.detach().exp().clamp(max=100)
 
     def embed(self, modality: str, tokens: Tokens | tuple) -> Float[Tensor, "batch embedding"]:
         "One modality alone in the common space: its mean token, projected. The other side of the contrastive loss."
@@ -179,7 +183,7 @@ class MultimodalModel(nn.Module):
         parts |= {"embedding": self.project, "targets": self.targets}
         count = lambda ps: (sum(p.numel() for p in ps), sum(p.numel() for p in ps if p.requires_grad))
         rows = [(name, *count(list(part.parameters()))) for name, part in parts.items()]
-        rows.append(("all, with the log-scale", *count(list(self.parameters()))))
+        rows.append(("all, with gate and scale", *count(list(self.parameters()))))
         lines = [f"{'part':<26}{'parameters':>12}{'trained':>12}"]
         return "\n".join(lines + [f"{name:<26}{every:>12,}{trained:>12,}" for name, every, trained in rows])
 
