@@ -150,6 +150,23 @@ def test_full_disk_says_so_and_leaves_nothing_half_written(reference, empty, mon
     assert parts() == reference[1]
 
 
+def test_a_part_is_whole_or_absent(tmp_path, monkeypatch):
+    import pyarrow as pa
+    from datasets import Value
+
+    def breaks(sink, schema):
+        sink.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(pa.ipc, "new_stream", breaks)
+        with pytest.raises(OSError, match="No space"):
+            data.write_part(tmp_path / "x.arrow", {"a": ["one"]}, {"a": Value("string")})
+    assert not list(tmp_path.iterdir()) and not data.is_whole(tmp_path / "x.arrow", 1)
+    data.write_part(tmp_path / "x.arrow", {"a": ["one", "two"]}, {"a": Value("string")})
+    assert data.is_whole(tmp_path / "x.arrow", 2) and not data.is_whole(tmp_path / "x.arrow", 3)
+    assert data.open_part(tmp_path / "x.arrow")["a"][:] == ["one", "two"]
+
+
 def test_missing_espeak_is_said_before_anything_is_made(empty, monkeypatch):
     from mmtutor.course import emoji
     monkeypatch.setattr(emoji.util, "find_spec", lambda name: None)

@@ -107,6 +107,13 @@ def test_speech_is_the_same_bytes_again():
     assert sum(map(len, faster)) < sum(map(len, one))
 
 
+def test_long_sounds_are_the_same_too():
+    """soxr adds random dither to whole numbers beyond about three seconds, so it must not be given any."""
+    texts = ["family of a man, a woman, a girl, a boy, a dog, a cat, and a very old and somewhat deaf tortoise"]
+    sounds = {next(emoji.speak(texts, emoji.Voice("en-us+m3", 120, 45))) for _ in range(8)}
+    assert len(sounds) == 1 and len(next(iter(sounds))) > 60_000
+
+
 @pytest.mark.bad_input
 def test_unknown_voice_is_named():
     with pytest.raises(RuntimeError, match="espeak-ng has no voice 'en-gb'"):

@@ -135,9 +135,10 @@ def speak(texts: Sequence[str], voice: Voice, rate: int = RATE) -> Iterator[byte
                 reason = child.stderr.read().decode(errors="replace").strip().splitlines()
                 raise RuntimeError(f"speak: espeak-ng stopped before {text!r}: {reason[-1] if reason else 'no reason'}")
             found, size = struct.unpack("<II", head)
-            wave = np.frombuffer(child.stdout.read(size), "<i2")
+            wave = np.frombuffer(child.stdout.read(size), "<i2").astype(np.float32)
+            wave = np.rint(soxr.resample(wave, found, rate)).clip(-2**15, 2**15 - 1).astype(np.int16)
             file = io.BytesIO()
-            soundfile.write(file, soxr.resample(wave, found, rate), rate, format="FLAC", subtype="PCM_16")
+            soundfile.write(file, wave, rate, format="FLAC", subtype="PCM_16")
             yield file.getvalue()
 
 # %% ../../nbs/course/emoji.ipynb #313723a8
