@@ -45,7 +45,7 @@ from .vision import ConvEncoder
 
 # %% ../nbs/19_capstone.ipynb #60532e3b
 MODALITIES = data.MODALITIES
-RATE = 3e-3  # the learning rate chosen on validation, see the end of the chapter
+RATE = 3e-3  # the learning rate of the fusion
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Profile:
 
 PROFILES = {
     "frozen": Profile(),
-    "full": Profile(regimes=("frozen", "top", "all"), asked=("picture+sound", "picture", "sound")),
+    "full": Profile(regimes=("frozen", "top", "all")),
     "rates": Profile(fusions=("decoder",), learning_rates=(1e-3, 1e-2)),
     "quick": Profile(seeds=(0,), epochs=2, limit=48, dim=64, voices=data.TRAIN_VOICES[:1], draws=1),
 }

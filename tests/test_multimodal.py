@@ -166,7 +166,7 @@ def test_frozen_parameters_and_summary():
     every, trained = (int(x.replace(",", "")) for x in lines[-1].split()[-2:])
     assert every == sum(p.numel() for p in model.parameters())
     assert trained == every - sum(p.numel() for p in model.encoders.parameters())
-    assert sum(int(line.split()[-2].replace(",", "")) for line in lines[1:-1]) == every - 1  # and the log-scale
+    assert sum(int(line.split()[-2].replace(",", "")) for line in lines[1:-1]) == every - 2  # and gate and log-scale
 
 
 @pytest.mark.bad_input
@@ -278,9 +278,12 @@ def test_heads_see_whether_modalities_agree():
     real = torch.ones(1, 2, dtype=torch.bool)
     ask = lambda **values: model({m: Tokens(v, real) for m, v in values.items()}).logits["odd"][0, :3].tolist()
     assert model.pairs == [("text", "picture"), ("text", "sound"), ("picture", "sound")]
-    assert ask(text=a, picture=a, sound=b) == [5, 0, 0]
-    assert ask(text=a, picture=b, sound=b) == [0, 0, 5]
-    assert ask(text=a, sound=a) == [0, 5, 0]
+    model.log_scale.data.fill_(0)  # a temperature of 1
+    assert ask(text=a, picture=a, sound=b) == [1, 0, 0]
+    assert ask(text=a, picture=b, sound=b) == [0, 0, 1]
+    assert ask(text=a, sound=a) == [0, 1, 0]
+    model.log_scale.data.fill_(100)
+    assert ask(text=a, sound=a) == [0, 100, 0], "at most 100"
 
 
 def test_embedding_starts_as_the_sum_of_its_modalities():

