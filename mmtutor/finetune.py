@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -222,7 +223,7 @@ def _update(run: Run, losses: list[Tensor], micro: tuple[Tensor, ...]) -> list[f
     return values
 
 # %% ../nbs/13_finetune.ipynb #f1f3452c
-def _take_step(run: Run, loss_fn: Callable, train, window: Tensor, device: torch.device) -> float:
+def _take_step(run: Run, loss_fn: Callable, train, window: Int[Tensor, " samples"], device: torch.device) -> float:
     "One optimiser step on the samples `window`; returns their mean loss."
     micro = window.tensor_split(math.ceil(len(window) / run.config.batch_size))
     buffers = [(b, b.clone()) for m in run.model.modules() if m.training for b in m.buffers(recurse=False)]

@@ -461,6 +461,28 @@ def test_float16_skips_an_overflow_and_gives_up_at_last():
     assert torch.equal(model.bias, before)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_the_limit_applies_to_the_unscaled_gradient(precision):
+    "Norm 0.05 is left alone, norm 0.5 is cut to 0.1, in 16 bits as in 32."
+    for slope, expected in ((0.05, 0.05), (0.5, 0.1)):
+        model = nn.Linear(1, 1, bias=False)
+        finetune(model, lambda m, b, g: (m(b).float().mean(), {}), torch.tensor([[slope]]),
+                 FinetuneConfig(epochs=3, precision=precision, clip=0.1), **QUIET)
+        assert model.weight.grad.item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_scale_survives_a_stop(tmp_path):
+    "Stopped while the scaler is still halving: skipped steps must not be skipped anew."
+    steep = lambda m, b, g: ((m(b) * 100).mean(), {})
+    config = FinetuneConfig(epochs=20, precision="float16", warmup=0)
+    models = [nn.Linear(4, 1) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    finetune(models[0], steep, torch.ones(8, 4), config, **QUIET)
+    finetune(models[1], steep, torch.ones(8, 4), config, folder=tmp_path, stop_after=4, **QUIET)
+    finetune(models[1], steep, torch.ones(8, 4), config, folder=tmp_path, **QUIET)
+    assert same(*models)
+
+
 def test_nan_score_is_refused():
     with pytest.raises(ValueError, match="expected a finite number under 'score'"):
         finetune(Model(), loss_fn, Data(), CONFIG, validate=lambda m: {"score": float("nan")}, **QUIET)

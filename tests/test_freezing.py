@@ -272,7 +272,7 @@ def test_cache_is_bit_equal_and_read_once_written(tmp_path, monkeypatch):
     assert [p.suffix for p in tmp_path.iterdir()] == [".safetensors"]
 
 
-@pytest.mark.parametrize("change", ["weight", "buffer", "input", "order", "key", "eps", "heads"])
+@pytest.mark.parametrize("change", ["weight", "buffer", "input", "order", "key", "eps", "setting"])
 def test_anything_else_is_another_file(tmp_path, monkeypatch, change):
     encoder, texts, key, calls = Letters(), list(WORDS), "k", count_encodings(monkeypatch)
     cached_features(encoder, texts, key=key, folder=tmp_path)
@@ -289,8 +289,8 @@ def test_anything_else_is_another_file(tmp_path, monkeypatch, change):
             key = "l"
         elif change == "eps":
             encoder.norm.eps = 1e-3
-        elif change == "heads":
-            encoder.layers.layers[1].attention.heads = 4
+        elif change == "setting":  # one that `repr` does not show
+            encoder.layers.layers[1].norm_first = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = cached_features(encoder, texts, key=key, folder=tmp_path)
