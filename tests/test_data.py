@@ -131,6 +131,22 @@ def test_two_builds_at_once(reference, empty):
     assert parts() == reference[1] and not leftovers() and data.check(TINY) == []
 
 
+def test_a_second_build_waits_for_the_first(empty, monkeypatch):
+    from threading import Thread
+
+    from filelock import FileLock
+    made = []
+    monkeypatch.setattr(data, "make_all", lambda *_: made.append(1))
+    TINY.folder.mkdir(parents=True)
+    second = Thread(target=data.build, args=(False, TINY))
+    with FileLock(TINY.folder / ".lock"):
+        second.start()
+        second.join(0.5)
+        assert second.is_alive() and not made
+    second.join(30)
+    assert made == [1]
+
+
 def test_full_disk_says_so_and_leaves_nothing_half_written(reference, empty, monkeypatch):
     write, full = data.write_part, []
 
