@@ -158,6 +158,8 @@ def build(output: Path) -> list[str]:
         print(f"staged {len(present)} notebooks; rendering", flush=True)
         built = smalldocs.site.build(folder, quiet=True)
         found += [w for w in built.warnings if ": broken link" not in w]  # the checks below say it too
+        for picture in (ROOT / "nbs").glob("*.png"):
+            shutil.copy(picture, built.out / picture.name)
         own_everything(built.out)
         found += checks.problems(built.out, ["index.html", *(place(p).replace(".ipynb", ".html") for p in present)])
         if output.exists():
