@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def from_index() -> str:
     "The text of README.md as nbs/index.ipynb gives it."
     nb = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
+    nb.metadata["language_info"] = {"name": "python"}
     nb.cells = [c for c in nb.cells if not c.source.startswith("#| hide")]
     for cell in nb.cells:
         if "#| echo: false" in cell.source:
@@ -19,7 +20,7 @@ def from_index() -> str:
             cell.source = re.sub(r"\]\((?!https?:|#|\.\./|mailto:)([\w./-]+)\)", r"](nbs/\1)", cell.source)
             cell.source = re.sub(r"\]\(\.\./([\w./-]+)\)", r"](\1)", cell.source)
     text, _ = MarkdownExporter().from_notebook_node(nb)
-    text = re.sub(r"```python\n+```\n*", "", text)
+    text = re.sub(r"```\w*\s*```\n*", "", text)
     text = "\n".join(line.rstrip() for line in text.splitlines())
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
     return "<!-- Written from nbs/index.ipynb by `make export`; edit that. -->\n\n" + text
