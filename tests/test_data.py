@@ -254,8 +254,8 @@ def test_not_built(empty):
     assert data.info(TINY)["built"] is False
 
 
-@pytest.mark.parametrize("change", [{"number": 99}, {"seed": 1}, {"alike": 9.0}, {"sources": ("other",)}, {"rate": 8000},
-                                    {"voices": TINY.voices[::-1]}, {"limit": 25}])
+@pytest.mark.parametrize("change", [{"number": 99}, {"seed": 1}, {"alike": 9.0}, {"sources": ("other",)},
+                                    {"rate": 8000}, {"voices": TINY.voices[::-1]}, {"limit": 25}])
 def test_another_recipe_is_another_build(tiny, change):
     with pytest.raises(FileNotFoundError, match="another version of the recipe.*`mmtutor data build`"):
         data.load(recipe=replace(tiny, **change))
