@@ -49,7 +49,7 @@ def execute(path: Path, timeout: int = 600) -> nbformat.NotebookNode:
     return normalise(nb)
 
 
-def explain(path: Path, error: CellExecutionError, nb: nbformat.NotebookNode | None = None) -> str:
+def explain(path: Path, error: CellExecutionError) -> str:
     "A failure as plain text: the notebook and the traceback."
     return f"{path.relative_to(ROOT)}\n{ANSI.sub('', str(error))}"
 
