@@ -183,6 +183,24 @@ def test_reading_an_unknown_record_names_the_known_ones(tmp_path):
         records.read("tay", tmp_path)
 
 
+def test_a_record_keeps_the_commit_at_which_the_run_began(tmp_path):
+    path = records.record("toy", "x", [0], {}, tmp_path, begun="abc+")
+    assert records.read("toy", tmp_path)["commit"] == "abc+" and path.parent == tmp_path
+
+
+def test_claims_share_a_file_and_keep_each_other(tmp_path):
+    how = dict(command="x", seeds=[0, 1, 2], figures={}, summary="so much", chapter="02_positions", folder=tmp_path)
+    for id, verdict in (("B1", "fails"), ("A1", "holds when it is long"), ("B1", "holds")):
+        records.record_claim(id, "It helps.", verdict, **how)
+    found = records.read("claims", tmp_path)
+    assert list(found) == ["A1", "B1"] and found["B1"]["verdict"] == "holds"
+    assert {"claim", "summary", "chapter", "command", "commit", "seeds", "machine", "version"} < set(found["A1"])
+    with pytest.raises(ValueError, match="B2: 1 seed.*three"):
+        records.record_claim("B2", "It helps.", "holds", **(how | {"seeds": [1]}))
+    with pytest.raises(ValueError, match="verdict 'maybe'"):
+        records.record_claim("B2", "It helps.", "maybe", **how)
+
+
 def test_every_committed_record_says_how_it_came_about():
     for path in records.results_dir().glob("*.json"):
         found = records.read(path.stem)
