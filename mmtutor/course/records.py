@@ -125,7 +125,7 @@ def record_claim(
     folder: Path | None = None,
     begun: str | None = None,
 ) -> Path:
-    "Write the claim `id` into `results/claims.json`, beside the others. ValueError for fewer than three seeds or no verdict."
+    "Write the claim `id` into `results/claims.json`. ValueError for fewer than three seeds or no verdict."
     if not verdict.startswith(VERDICTS):
         raise ValueError(f"record_claim: {id}: verdict {verdict!r}, expected it to begin with one of {VERDICTS}")
     if len(set(seeds)) < 3:
