@@ -147,6 +147,21 @@ def own_everything(site: Path) -> None:
         path.write_text(REMOTE_FONTS.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+def enliven(site: Path) -> None:
+    "Bring the modules of the interactive figures into the site, and their host into every page that shows one."
+    folder = site / "site_libs" / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for module in (ROOT / "mmtutor" / "course" / "widgets").glob("*.js"):
+        shutil.copy(module, folder / module.name)
+    shutil.copy(ROOT / "scripts" / "docs" / "figures.js", folder / "host.js")
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        if '<div class="mmtutor-figure"' in text:
+            up = "../" * (len(path.relative_to(site).parts) - 1)
+            host = f'<script defer src="{up}site_libs/figures/host.js"></script>'
+            path.write_text(text.replace("</body>", f"{host}\n</body>"), encoding="utf-8")
+
+
 def build(output: Path) -> list[str]:
     "Build the site into `output`; return what is wrong with it."
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
@@ -161,6 +176,7 @@ def build(output: Path) -> list[str]:
         for picture in (ROOT / "nbs").glob("*.png"):
             shutil.copy(picture, built.out / picture.name)
         own_everything(built.out)
+        enliven(built.out)
         found += checks.problems(built.out, ["index.html", *(place(p).replace(".ipynb", ".html") for p in present)])
         if output.exists():
             shutil.rmtree(output)
