@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -42,10 +43,11 @@ def execute(path: Path, timeout: int = 600) -> nbformat.NotebookNode:
     for cell in nb.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    env = os.environ | {"PYTHONHASHSEED": "0", "MMTUTOR_NOTEBOOK": "1"}
     client = NotebookClient(nb, timeout=timeout, kernel_name="python3", coalesce_streams=True, record_timing=False,
                             resources={"metadata": {"path": str(path.parent)}})
-    client.execute(env=env)
+    with tempfile.TemporaryDirectory() as folder:  # nobody's own progress is read or changed
+        progress = os.path.join(folder, "progress.json")
+        client.execute(env=os.environ | {"PYTHONHASHSEED": "0", "MMTUTOR_NOTEBOOK": "1", "MMTUTOR_PROGRESS": progress})
     return normalise(nb)
 
 

@@ -1,4 +1,5 @@
 """What every test sees: a quiet, repeatable torch, and the repository's own tools."""
+import os
 import random
 import sys
 from pathlib import Path
@@ -19,6 +20,12 @@ def seeded():
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_progress(tmp_path_factory):
+    "No test reads or changes the progress of whoever runs it."
+    os.environ["MMTUTOR_PROGRESS"] = str(tmp_path_factory.mktemp("progress") / "progress.json")
 
 
 @pytest.fixture(scope="session")
