@@ -30,8 +30,9 @@
     import(URL.createObjectURL(new Blob([code], { type: "text/javascript" }))).then(module => {
       const el = document.querySelector("main");
       module.default.render({ model, el });
-      new ResizeObserver(() => tell({ height: document.body.offsetHeight })).observe(el);
-      tell({ ready: true });
+      const size = () => tell({ height: document.body.offsetHeight });
+      new ResizeObserver(size).observe(el);
+      size(), tell({ ready: true });
     }).catch(error => tell({ failed: String(error) }));
   }
 
