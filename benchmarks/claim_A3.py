@@ -45,7 +45,8 @@ class Model(nn.Module):
         super().__init__()
         self.task = task
         self.symbol = nn.Embedding(SYMBOLS, DIM)
-        additive = {"sinusoidal": SinusoidalPositions, "learned": lambda dim: LearnedPositions(dim, max(LENGTHS))}
+        additive = {"sinusoidal": SinusoidalPositions,
+                    "learned": lambda dim: LearnedPositions(dim, max(LENGTHS), std=1.0)}  # as large as the symbols
         self.positions = additive[kind](DIM) if kind in additive else nn.Identity()
         rotary = RotaryPositions(DIM // HEADS) if kind == "rotary" else None
         self.blocks = nn.Sequential(*(Block(rotary, kind == "none, causal mask") for _ in range(2)))
@@ -130,8 +131,9 @@ def main() -> None:
     mean = lambda key: f"{figures['accuracy'][key]['mean']:.2f}"
     longer = lambda kind: f"{kind} {figures['longer'][f'64/{kind}']['mean']:.2f}"
     summary = (f"Without positions: shuffling changes nothing but the order of the results (difference below 1e-14), "
-               f"“which came first” {mean(f'{FIRST}/none')} (guessing 0.50), “the token before” {mean(f'{BEFORE}/none')}. "
-               f"Sinusoidal, learned, rotary: {mean(f'{FIRST}/sinusoidal')}, {mean(f'{FIRST}/learned')}, "
+               f"“which came first” {mean(f'{FIRST}/none')} (guessing 0.50), "
+               f"“the token before” {mean(f'{BEFORE}/none')}. Sinusoidal, learned, "
+               f"rotary: {mean(f'{FIRST}/sinusoidal')}, {mean(f'{FIRST}/learned')}, "
                f"{mean(f'{FIRST}/rotary')} and {mean(f'{BEFORE}/sinusoidal')}, {mean(f'{BEFORE}/learned')}, "
                f"{mean(f'{BEFORE}/rotary')}. A causal mask and no positions: {mean(f'{FIRST}/none, causal mask')} and "
                f"{mean(f'{BEFORE}/none, causal mask')}. At four times the trained length: "
