@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MODALITIES', 'RATE', 'PROFILES', 'WEIGHTS', 'PAIRS', 'SUBSETS', 'NAMELESS', 'HEADLINES', 'LEARNING', 'TOP', 'Profile',
            'device', 'Cached', 'Raw', 'Bank', 'raw_variants', 'encoded', 'bank', 'swap_one', 'loss_function', 'predict',
-           'similarities', 'odd_accuracy', 'evaluate', 'score', 'baselines', 'pretrained', 'new_model', 'train_one',
-           'peak_memory', 'measure', 'costs', 'jobs', 'claim_folder', 'gather', 'ahead', 'called', 'cell', 'tables',
-           'as_text', 'run']
+           'similarities', 'odd_accuracy', 'evaluate', 'score', 'baselines', 'pretrained', 'new_model', 'first_stage',
+           'train_one', 'peak_memory', 'measure', 'costs', 'jobs', 'claim_folder', 'gather', 'ahead', 'called', 'cell',
+           'tables', 'as_text', 'run']
 
 # %% ../nbs/19_capstone.ipynb #5e691aee
 import copy
@@ -32,8 +32,9 @@ from torch import Tensor, nn
 from . import data, tasks
 from .audio import RecurrentEncoder
 from .course.files import atomically
-from .course.records import checkout, machine, record, spread
+from .course.records import checkout, commit, machine, record, spread
 from .course.report import write_report
+from .course.weights import load_into
 from .finetune import FinetuneConfig, finetune
 from .freezing import cached_features, freeze
 from .fusion import mean_token
@@ -51,17 +52,19 @@ RATE = 3e-3  # the learning rate of the fusion
 @dataclass(frozen=True)
 class Profile:
     "Everything that decides what a run computes."
-    regimes: tuple[str, ...] = ("frozen",)            # what learns in the encoders: "frozen", "top", "all"
+    regimes: tuple[str, ...] = ("frozen",)            # what learns in the encoders, see LEARNING
     fusions: tuple[str, ...] = ("concat", "decoder")
     asked: tuple[str, ...] = ("picture+sound",)       # what answers and searches for the name
     seeds: tuple[int, ...] = (0, 1, 2)
     epochs: int = 16
-    unfrozen_epochs: int = 4
+    second_epochs: int = 4                            # of the second stage: every regime but "frozen"
+    second_learning_rate: float = 1e-3                # of the fusion in the second stage
     batch_size: int = 32                              # items in a micro-batch
     accumulate: int = 2                               # micro-batches in a step
     learning_rates: tuple[float, ...] = (RATE,)       # of the fusion; more than one: a sweep
     encoder_learning_rate: float = 2e-4
     dim: int = 128
+    embedding: int = 256                              # width of the space in which names are searched
     depth: int = 1                                    # layers of the decoder
     feature_dropout: float = 0.5
     stride: int = 16                                  # LSTM states in a sound token: 6 tokens a second
@@ -72,9 +75,9 @@ class Profile:
 
 PROFILES = {
     "frozen": Profile(),
-    "full": Profile(regimes=("frozen", "top", "all")),
+    "full": Profile(regimes=("frozen", "longer", "top", "all")),
     "rates": Profile(fusions=("decoder",), learning_rates=(1e-3, 1e-2)),
-    "quick": Profile(seeds=(0,), epochs=2, limit=48, dim=64, voices=data.TRAIN_VOICES[:1], draws=1),
+    "quick": Profile(seeds=(0,), epochs=2, limit=48, dim=64, embedding=64, voices=data.TRAIN_VOICES[:1], draws=1),
 }
 
 
@@ -317,7 +320,7 @@ def baselines(train: Bank, validation: Bank, test: Bank) -> dict[str, float]:
     return figures
 
 # %% ../nbs/19_capstone.ipynb #1a23b165
-LEARNING = {"frozen": (), "top": ("picture", "sound"), "all": ("picture", "sound")}
+LEARNING = {"frozen": (), "longer": (), "top": ("picture", "sound"), "all": ("picture", "sound")}
 TOP = (*(f"encoders.picture.blocks.{i}." for i in (12, 13, 14, 15)), "encoders.picture.head.",
        *(f"encoders.sound.lstm.{kind}_l2" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
 
@@ -332,7 +335,7 @@ def pretrained(profile: Profile) -> dict[str, nn.Module]:
 def new_model(regime: str, fusion: str, profile: Profile, encoders: Mapping[str, nn.Module]) -> MultimodalModel:
     "A model with copies of the encoders that learn in this regime, everything else in them frozen."
     config = MultimodalConfig(widths={m: e.dim for m, e in encoders.items()}, dim=profile.dim, depth=profile.depth,
-                              fusion=fusion, feature_dropout=profile.feature_dropout)
+                              embedding=profile.embedding, fusion=fusion, feature_dropout=profile.feature_dropout)
     model = MultimodalModel(config, {m: copy.deepcopy(encoders[m]) for m in LEARNING[regime]})
     norms = tuple(f"{name}." for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d))
     open_parts = TOP if regime == "top" else ("encoders.",)
@@ -341,23 +344,36 @@ def new_model(regime: str, fusion: str, profile: Profile, encoders: Mapping[str,
     return model.to(device())
 
 
-def train_one(name: str, profile: Profile, banks: Mapping[str, Bank], encoders: Mapping[str, nn.Module], folder: Path,
+def first_stage(name: str) -> str | None:
+    "The job whose model a job goes on from: the frozen one with the same fusion, rate and seed; None for that itself."
+    regime, rest = name.split("/", 1)
+    return None if regime == "frozen" else f"frozen/{rest}"
+
+
+def train_one(name: str, profile: Profile, banks: Mapping[str, Bank], encoders: Mapping[str, nn.Module], runs: Path,
               progress: bool = True) -> dict:
     """Train and evaluate the model `regime/fusion/asked/learning rate/seed`, or read what an earlier call found.
 
-    Checkpoints lie in `folder`, so that a killed run goes on; `folder/result.json` is written at the end.
+    Its folder is `runs/name`. Checkpoints lie there, so that a killed run goes on; result.json is written at the end.
+    A second stage goes on from the model of its first one, under the same `runs`.
     """
+    folder = runs / name
     path = folder / "result.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     regime, fusion, asked, rate, seed = name.split("/")
     torch.manual_seed(int(seed))
-    model = new_model(regime, fusion, profile, encoders)
-    model.calibrate(model.encode(banks["train"].pick("clean", MODALITIES, torch.arange(min(256, len(banks["train"]))))))
+    model, before = new_model(regime, fusion, profile, encoders), first_stage(name)
+    if before is None:
+        some = torch.arange(min(256, len(banks["train"])))
+        model.calibrate(model.encode(banks["train"].pick("clean", MODALITIES, some)))
+    else:
+        trained = MultimodalModel.load(runs / before / "model").state_dict()
+        load_into(model, trained | {k: v for k, v in model.state_dict().items() if k.startswith("encoders.")})
     config = FinetuneConfig(
-        epochs=profile.epochs if regime == "frozen" else profile.unfrozen_epochs, batch_size=profile.batch_size,
-        accumulate=profile.accumulate, learning_rate=float(rate), encoder_learning_rate=profile.encoder_learning_rate,
-        weight_decay=0.05, seed=int(seed), keep=1)
+        epochs=profile.second_epochs if before else profile.epochs, batch_size=profile.batch_size,
+        accumulate=profile.accumulate, learning_rate=profile.second_learning_rate if before else float(rate),
+        encoder_learning_rate=profile.encoder_learning_rate, weight_decay=0.05, seed=int(seed), keep=1)
     history = finetune(model, loss_function(banks["train"], asked.split("+")), banks["train"], config,
                        folder=folder / "checkpoints", progress=progress)
     test, found = evaluate(model, banks["test"])
@@ -440,8 +456,9 @@ def costs(profile_name: str) -> dict[str, dict[str, float]]:
 def jobs(profile: Profile) -> Iterator[str]:
     "The names of the models of a run: `regime/fusion/asked/learning rate/seed`."
     for regime in profile.regimes:
-        for fusion in profile.fusions if regime == "frozen" else profile.fusions[-1:]:
-            for asked in profile.asked if regime == "frozen" else profile.asked[:1]:
+        first = regime == "frozen"
+        for fusion in profile.fusions if first else profile.fusions[-1:]:
+            for asked in profile.asked if first else profile.asked[:1]:
                 if fusion == "decoder" or asked == profile.asked[0]:
                     for rate in profile.learning_rates:
                         yield from (f"{regime}/{fusion}/{asked}/{rate:g}/{seed}" for seed in profile.seeds)
@@ -480,6 +497,8 @@ def ahead(ours: Mapping, theirs: Mapping) -> str:
 def called(kind: str) -> str:
     "`frozen/decoder/picture+sound/0.001` as a reader wants to see it."
     regime, fusion, asked, rate = kind.split("/")
+    regime = {"longer": "frozen, trained longer", "top": "then top layers", "all": "then all layers"}.get(
+        regime, regime)
     return f"{fusion}, {regime}" + ("" if asked == "picture+sound" else f", trained on {asked}") + f", rate {rate}"
 
 
@@ -496,7 +515,8 @@ def tables(results: Mapping) -> list[dict]:
             "shifted/group/picture+sound", "shifted/R@10/picture+sound"]
     asked = lambda kind: [key if key in ("odd", pair[2]) else key.replace("picture+sound", kind.split("/")[2])
                           for key in pair]
-    main = {kind: found for kind, found in test.items() if kind.split("/")[2] == "picture+sound"}
+    main = {kind: found for kind, found in test.items()
+            if kind.split("/")[0] in ("frozen", "all") and kind.split("/")[2] == "picture+sound"}
     return [
         {"title": "Models, on the test set",
          "head": ["", *HEADLINES.values(), "subgroup", "R@1", "R@5", "shifted group", "shifted R@10", "parameters"],
@@ -546,7 +566,7 @@ def run(
     """
     if profile not in PROFILES:
         raise ValueError(f"run: no profile {profile!r}; there are {', '.join(PROFILES)}")
-    settings, say = PROFILES[profile], print if progress else lambda *words: None
+    settings, say, begun = PROFILES[profile], print if progress else lambda *words: None, commit()
     folder = Path(folder or Path("runs") / profile)
     claim_folder(folder, settings, fresh)
     say("==> the embedded data")
@@ -560,7 +580,7 @@ def run(
         if (needed := LEARNING[name.split("/")[0]]) != learning:
             learning, banks = needed, {split: bank(split, settings, encoders, needed) for split in data.SPLITS}
         say(f"==> {name}")
-        runs[name] = train_one(name, settings, banks, encoders, folder / name, progress)
+        runs[name] = train_one(name, settings, banks, encoders, folder, progress)
     say("==> what the cache saves")
     results["cost"] = costs(profile)
     results |= {"test": gather(runs, "test"), "validation": gather(runs, "validation"), "rank by validation": sorted(
@@ -569,7 +589,7 @@ def run(
     results["parameters"] = {name.rsplit("/", 1)[0]: r["parameters"] for name, r in runs.items()}
     command = "mmtutor run" + ("" if profile == "frozen" else f" --profile {profile}")
     kept = None if checkout() and profile != "quick" else folder
-    path = record(f"capstone-{profile}", command, settings.seeds, results, kept)
+    path = record(f"capstone-{profile}", command, settings.seeds, results, kept, begun)
     drawn = {called(kind): found for kind, found in results["test"].items() if "/picture+sound/" in kind}
     page = write_report(folder / "report.html", command, tables(results), HEADLINES, drawn, runs,
                         banks["test"].rows, {"command": command, "seeds": settings.seeds, **machine()})
