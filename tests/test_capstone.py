@@ -8,51 +8,16 @@ import sys
 import time
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import torch
 from torch import nn
 
-from mmtutor import capstone
+from mmtutor import capstone, inputs
 from mmtutor.course import records
-from mmtutor.transformer import Tokens
 
-QUICK = capstone.PROFILES["quick"]
-
-
-def tokens(n, length=3, dim=4, start=0.0):
-    values = torch.arange(n * length * dim, dtype=torch.float).reshape(n, length, dim) + start
-    return Tokens(values, torch.ones(n, length, dtype=torch.bool))
+QUICK = inputs.PROFILES["quick"]
 
 
 # --- parts ---
-
-def test_cached_pick_cuts_padding_and_keeps_items():
-    short, long = tokens(5, 2), tokens(5, 4, start=1000)
-    found = capstone.Cached([short, long])
-    only_short = found.pick(torch.zeros(3, dtype=torch.long), torch.tensor([4, 0, 2]))
-    assert only_short.values.shape == (3, 2, 4) and torch.equal(only_short.values, short.values[[4, 0, 2]])
-    both = found.pick(torch.tensor([0, 1]), torch.tensor([1, 3]))
-    assert both.mask.sum(1).tolist() == [2, 4]
-    assert torch.equal(both.values[1], long.values[3]) and torch.equal(both.values[0, :2], short.values[1])
-
-
-def test_swap_one_gives_nothing_away():
-    "Whatever the answer, each modality alone is distributed alike; the swapped item is never its own."
-    n, counts = 16, np.zeros((3, 4, 16))
-    items = {m: Tokens(torch.arange(float(n)).reshape(n, 1, 1), torch.ones(n, 1, dtype=torch.bool))
-             for m in capstone.MODALITIES}
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(600):
-        mixed, odd = capstone.swap_one(items, generator)
-        for i, m in enumerate(capstone.MODALITIES):
-            values = mixed[m].values.flatten().long()
-            swapped = values != torch.arange(n)
-            assert torch.equal(swapped, odd == i)
-            np.add.at(counts[i], (odd.numpy(), values.numpy()), 1)
-    share = counts / counts.sum(2, keepdims=True)
-    assert abs(share - 1 / n).max() < 0.02
-
 
 def test_top_and_all_leave_batch_norm_and_text_alone():
     class Picture(nn.Module):
@@ -93,7 +58,7 @@ def test_ahead_wants_every_seed_and_a_clear_mean():
 
 
 def test_jobs_hold_learning_rates_and_every_seed():
-    names = list(capstone.jobs(replace(capstone.PROFILES["full"], learning_rates=(1e-3, 3e-3))))
+    names = list(capstone.jobs(replace(inputs.PROFILES["full"], learning_rates=(1e-3, 3e-3))))
     assert len(names) == len(set(names))
     assert "all/decoder/picture+sound/0.003/2" in names and "frozen/concat/picture+sound/0.001/0" in names
     assert not [n for n in names if n.startswith(("all/concat", "top/concat"))]
@@ -177,12 +142,12 @@ def test_killed_and_started_again_it_ends_the_same(rehearsal, tmp_path, built):
 
 def test_recorded_run_keeps_what_the_readme_says():
     figures = records.read("capstone-frozen")["figures"]
-    test = figures["test"][f"frozen/decoder/picture+sound/{capstone.RATE:g}"]
+    test = figures["test"][f"frozen/decoder/picture+sound/{inputs.RATE:g}"]
     both, parts = test["clean/R@10/picture+sound"], [test[f"clean/R@10/{m}"] for m in ("picture", "sound")]
     assert both["n"] == 3 and both["mean"] >= 0.55
     assert all(capstone.ahead(both, part) == "ahead" for part in parts)
     together = test["degraded/group/text+picture+sound"]
-    assert all(together["mean"] - test[f"degraded/group/{m}"]["mean"] >= 0.05 for m in capstone.MODALITIES)
+    assert all(together["mean"] - test[f"degraded/group/{m}"]["mean"] >= 0.05 for m in inputs.MODALITIES)
     assert test["odd"]["mean"] >= 0.55, "chance is 1/4"
     cost = figures["cost"]
     assert cost["recomputed"]["seconds per epoch"] > 2 * cost["cached"]["seconds per epoch"]

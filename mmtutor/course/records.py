@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'checkout', 'notebooks_dir', 'results_dir', 'spread', 'show', 'machine', 'commit', 'record', 'read',
-           'record_claim']
+           'peak_memory', 'record_claim']
 
 # %% ../../nbs/course/records.ipynb #6988896e
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,30 @@ def read(name: str, folder: Path | None = None) -> dict:
         there = sorted(p.stem for p in folder.glob("*.json"))
         raise FileNotFoundError(f"read: no record {name!r} in {folder}; there are {there}")
     return json.loads(path.read_text(encoding="utf-8"))
+
+# %% ../../nbs/course/records.ipynb #5c271948
+@contextmanager
+def peak_memory() -> Iterator[dict]:
+    "Fills `MiB`: the largest resident memory of this process inside the block (on a GPU: allocated there)."
+    import psutil
+    import torch
+    found, done, process = {"MiB": 0.0}, threading.Event(), psutil.Process()
+    on_gpu = torch.cuda.is_available()
+
+    def watch():
+        while not done.wait(0.005):
+            found["MiB"] = max(found["MiB"], process.memory_info().rss / 2**20)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        watcher.join()
+        if on_gpu:
+            found["MiB"] = torch.cuda.max_memory_allocated() / 2**20
 
 # %% ../../nbs/course/records.ipynb #2745f679
 VERDICTS = ("holds", "holds when", "fails", "not resolved at this scale")
