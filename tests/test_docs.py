@@ -251,7 +251,7 @@ def visits(build, chromium, address) -> dict[tuple[str, str], dict]:
     "Every page, loaded once: looked at in light and in dark, and how far it is too wide for a phone."
     found, foreign, said = {}, [], []
     page = opened(chromium)
-    page.route(lambda url: not url.startswith((address, "data:")), lambda r: (foreign.append(r.request.url), r.abort()))
+    page.route(lambda url: not url.startswith((address, "data:", "blob:")), lambda r: (foreign.append(r.request.url), r.abort()))
     page.on("console", lambda m: said.append(f"{m.type}: {m.text}"))
     page.on("pageerror", lambda e: said.append(f"error: {e}"))
     page.on("response", lambda r: said.append(f"{r.status} {r.url}") if r.status >= 400 else None)
@@ -335,6 +335,30 @@ class TestInChromium:
         page.locator("a[href*='mmtutor.course.records.spread']").first.click()
         page.wait_for_url("**/course/records.html#mmtutor.course.records.spread")
         assert page.locator("[id='mmtutor.course.records.spread']").count() == 1
+        page.close()
+
+    def test_interactive_figures_live_on_the_site_and_follow_its_theme(self, build, chromium, address):
+        for module in (ROOT / "mmtutor" / "course" / "widgets").glob("*.js"):
+            assert (build[0] / "site_libs" / "figures" / module.name).read_bytes() == module.read_bytes()
+        page = opened(chromium)
+        page.emulate_media(color_scheme="light")
+        page.goto(address + "course/interactive.html")
+        figures = page.locator(".mmtutor-figure").all()
+        assert len(figures) >= 3
+        grounds = []
+        for figure in figures:
+            figure.scroll_into_view_if_needed()
+            page.locator(f".mmtutor-figure[data-figure={figure.get_attribute('data-figure')}] iframe").wait_for()
+            frame = figure.locator("iframe").element_handle().content_frame()
+            frame.locator(".mmt").wait_for()
+            grounds.append(frame.evaluate("getComputedStyle(document.querySelector('.mmt')).backgroundColor"))
+            assert not figure.locator("img").is_visible(), "the widget stands in the picture's place"
+            assert figure.locator("iframe").bounding_box()["height"] > 200
+        assert set(grounds) == {"rgb(255, 255, 255)"}
+        page.locator(".quarto-color-scheme-toggle").first.click()
+        frame.locator("html[data-theme=dark]").wait_for()
+        ground = frame.evaluate("getComputedStyle(document.querySelector('.mmt')).backgroundColor")
+        assert ground == "rgb(23, 26, 31)"
         page.close()
 
     def test_the_reader_switches_between_light_and_dark(self, chromium, address):

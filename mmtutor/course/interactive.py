@@ -176,7 +176,7 @@ class SoftmaxExplorer(Interactive):
 
 # %% ../../nbs/course/interactive.ipynb #2d3fedcd
 class PositionExplorer(Interactive):
-    "Sinusoidal encodings of `length` positions, compared; rotary pairs of a query and a key `offset` positions further."
+    "Sinusoidal encodings of `length` positions, compared; rotary pairs of a query and of a key `offset` further on."
 
     module, title = "positions", "Position explorer"
 

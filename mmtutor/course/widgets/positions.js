@@ -136,7 +136,7 @@ function render({ model, el }) {
       const [a, b] = [position * speed[i], (position + offset) * speed[i]], between = offset * speed[i];
       const dial = make("svg", { viewBox: "0 0 96 96", role: "img", "aria-label": `pair ${i}: query at ${number(a)}, key at ${number(b)}, between them ${number(between)} radians` },
         make("circle", { cx: 48, cy: 48, r: 42, fill: "var(--fill)", stroke: "var(--line)" }), arrow(a, 40, "var(--cool)"), arrow(b, 32, "var(--warm)"));
-      return make("div", {}, dial, make("b", { text: `pair ${i}` }), make("div", { class: "soft", text: `${number(between, Math.abs(between) < 0.1 ? 4 : 2)} rad apart` }));
+      return make("div", {}, dial, make("b", { text: `pair ${i}` }), make("div", { class: "soft", text: `${number(between, Math.abs(between) < 0.1 ? 4 : 2)} rad` }));
     }));
   }
 
@@ -144,7 +144,7 @@ function render({ model, el }) {
     [make("style", { text: MORE }), make("div", { class: "row" }, ...Object.values(bars).map(b => b.part)),
       make("div", { class: "two" }, make("div", {}, make("div", { class: "head", text: "dot products of sinusoidal encodings" }), map, make("div", { class: "soft", text: "query position \u2193 key position \u2192" })),
         make("div", {}, make("div", { class: "head", text: "they depend on the distance alone" }), curve)),
-      make("p", { class: "head", style: "margin:12px 0 6px" }, "rotary: the ", make("span", { class: "q", text: "query" }), " and the ", make("span", { class: "k", text: "key" }), " turn with their position"),
+      make("p", { class: "head", style: "margin:12px 0 6px" }, "rotary: the ", make("span", { class: "q", text: "query" }), " and the ", make("span", { class: "k", text: "key" }), " turn with their position; the angle between them:"),
       turns, says], () => {
       const n = get("length"), width = get("width"), position = clip(get("position"), 0, n - 1), offset = clip(get("offset"), -last(), last());
       set(bars.position.bar, { max: n - 1 }), set(bars.offset.bar, { min: 1 - n, max: n - 1 });
