@@ -66,7 +66,7 @@ def attention_weights(
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
     """
     _check(q, k, mask)
-    scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = q * (q.shape[-1] ** -0.5 if scale is None else scale) @ k.mT  # scaled first: no number grows too large
     if mask is None:
         return scores.softmax(-1)
     dead = ~mask.any(-1, keepdim=True)
@@ -85,15 +85,19 @@ def attend(
 ) -> Float[Tensor, "*batch query value_dim"]:
     """Mix `v` by the similarity of `q` to `k`: softmax(QKᵀ/√d)V.
 
-    A query that may attend to nothing gets zeros. Raises ValueError when shapes or the mask do not fit.
+    A query that may attend to nothing gets zeros. A NaN in `q` makes its row NaN; a NaN in `k` or `v` reaches every
+    query that may attend to it, and may reach the others. Raises ValueError when shapes or the mask do not fit.
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
     """
     _check(q, k, mask, v)
     if not fused:
         return F.dropout(attention_weights(q, k, mask, scale=scale), dropout) @ v
-    if mask is None:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale)
-    dead = ~mask.any(-1, keepdim=True)
-    allowed = torch.atleast_2d(mask | dead)
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout, scale=scale)
-    return mixed.masked_fill(dead, 0)
+    dead = None if mask is None else ~mask.any(-1, keepdim=True)
+    allowed = None if mask is None else torch.atleast_2d(mask | dead)
+    lift = (None,) * (4 - q.dim())  # axes in front: the kernel wants four
+    mixed = F.scaled_dot_product_attention(q[lift], k[lift], v[lift], allowed, dropout, scale=scale)
+    mixed = mixed[(0,) * len(lift)]
+    if k.shape[-2] < 32:  # where few keys are NaN throughout, the kernel gives zeros; adding what is ill brings it back
+        ill = (q.detach() * 0).sum(-1, keepdim=True) + k.detach().where(k.isnan(), 0).sum((-2, -1), keepdim=True)
+        mixed = mixed + ill.to(mixed.dtype)
+    return mixed if dead is None else mixed.masked_fill(dead, 0)

@@ -1,4 +1,6 @@
 """attend and attention_weights against PyTorch, and what must hold for every mask."""
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,6 +44,33 @@ def test_equal_to_pytorch(fused, name, dtype, bound):
     whole = mask if mask is None else mask.expand(2, 3, 5, 7)
     theirs = with_gradients(F.scaled_dot_product_attention(*inputs, attn_mask=whole), inputs)
     assert worst(with_gradients(attend(*inputs, mask, fused=fused), inputs), theirs) < bound
+
+
+@st.composite
+def drawings(draw):
+    "Shapes of q, k, v, and the shape of a mask that broadcasts (or None)."
+    batch = tuple(draw(st.lists(st.integers(1, 3), max_size=4)))
+    query, key, dim, value_dim = (draw(st.integers(1, 9)) for _ in range(4))
+    axes = [draw(st.sampled_from([n, 1])) for n in (*batch, query, key)]
+    mask = draw(st.none() | st.integers(0, len(batch) + 1).map(lambda i: tuple(axes[i:])))
+    return [(*batch, n, d) for n, d in ((query, dim), (key, dim), (key, value_dim))], mask, draw(st.integers(0, 10_000))
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawing=drawings())
+def test_equal_to_pytorch_for_any_shapes_and_masks(drawing):
+    shapes, mask_shape, seed = drawing
+    torch.manual_seed(seed)
+    mask = None if mask_shape is None else torch.rand(mask_shape) > 0.5
+    whole = None if mask is None else mask.expand(*shapes[0][:-1], shapes[1][-2])
+    exact = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    for dtype, bound in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        inputs = [t.to(dtype).requires_grad_() for t in exact]
+        theirs = with_gradients(F.scaled_dot_product_attention(*inputs, attn_mask=whole), inputs)
+        for fused in (True, False):
+            ours = attend(*inputs, mask, fused=fused)
+            assert ours.shape == theirs[0].shape
+            assert worst(with_gradients(ours, inputs), theirs) < bound
 
 
 @BOTH
@@ -127,6 +156,68 @@ def test_large_scores_stay_finite(fused, dtype, size):
     q, k, v = (t.detach() for t in qkv(dtype))
     out = attend(q * size, k, v, torch.rand(5, 7) > 0.2, fused=fused)
     assert out.isfinite().all() and out.abs().max() <= v.abs().max() * 1.01
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_the_fused_kernel_keeps_no_table(batch):
+    "Whatever axes stand in front: PyTorch alone falls back to the table for fewer than four."
+    inputs, kept = [torch.randn(*batch, 128, 8, requires_grad=True) for _ in range(3)], {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        out = attend(*inputs)
+    assert out.shape == inputs[0].shape
+    table = 4 * math.prod(batch) * 128 * 128
+    assert sum(kept.values()) < table, f"{sum(kept.values())} bytes kept, a table has {table}"
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_nan_never_becomes_a_number(fused, dtype, masked):
+    for key in (*range(1, 36), 63, 64, 65, 200):
+        q, k, v = (torch.randn(1, 2, n, 16).to(dtype) for n in (5, key, key))
+        mask = torch.ones(5, key, dtype=torch.bool) if masked else None
+        for name, tensor, reached in (("q", q, torch.arange(5) == 3), ("k", k, torch.arange(5) >= 0),
+                                      ("v", v, torch.arange(5) >= 0)):
+            ill = tensor.clone()
+            ill[0, 1, min(3, ill.shape[2] - 1), 7] = math.nan
+            out = attend(*(ill if t is tensor else t for t in (q, k, v)), mask, fused=fused)
+            assert torch.equal(out[0, 1].isnan().any(-1), reached), f"{name}, {key} keys"
+            assert out[0, 0].isfinite().all()
+
+
+@BOTH
+def test_an_infinite_query_is_not_a_dead_row(fused):
+    q = torch.tensor([[-math.inf, 1.0], [1.0, 1.0]])
+    out = attend(q, torch.ones(1, 2), torch.ones(1, 2), fused=fused)
+    assert out[0].isnan().all() and torch.equal(out[1], torch.ones(2))
+
+
+@BOTH
+def test_padding_that_is_a_number_never_matters_one_that_is_none_may(fused):
+    x, real = torch.randn(4, 8), torch.tensor([True, True, True, False])
+    broken = torch.where(real[:, None], x, math.nan)
+    assert attend(x, x, broken, real, fused=fused).isnan().all()
+    assert torch.equal(attend(x, x, broken.nan_to_num(0), real, fused=fused), attend(x, x, x, real, fused=fused))
+
+
+@BOTH
+@pytest.mark.parametrize("few", [3, 40])
+def test_autocast_keeps_its_type(fused, few):
+    q, k, v = torch.randn(1, 2, 5, 8), torch.randn(1, 2, few, 8), torch.randn(1, 2, few, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = attend(q, k, v, fused=fused)
+    assert low.dtype == torch.bfloat16 and torch.allclose(low.float(), attend(q, k, v), atol=0.05)
+
+
+def test_the_query_is_scaled_before_the_product():
+    token = torch.full((1, 64), 32.0, dtype=torch.float16)  # token·token is just past float16
+    assert (token @ token.T).isinf()
+    for fused in (True, False):
+        assert torch.equal(attend(token, token, token, fused=fused), token)
 
 
 @BOTH
