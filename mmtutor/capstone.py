@@ -30,7 +30,7 @@ from .finetune import FinetuneConfig, finetune
 from .freezing import freeze
 from .inputs import MODALITIES, PROFILES, Bank, Profile, bank, device, pretrained
 from .multimodal import MultimodalConfig, MultimodalModel
-from .questions import HEADLINES, NAMELESS, SUBSETS, baselines, evaluate, loss_function, score
+from .questions import HEADLINES, NAMELESS, SUBSETS, baselines, calibrate_odd, evaluate, loss_function, score
 
 # %% ../nbs/19_capstone.ipynb #1a23b165
 LEARNING = {"frozen": (), "longer": (), "top": ("picture", "sound"), "all": ("picture", "sound")}
@@ -82,8 +82,9 @@ def train_one(name: str, profile: Profile, banks: Mapping[str, Bank], encoders: 
         encoder_learning_rate=profile.encoder_learning_rate, weight_decay=0.05, seed=int(seed), keep=1)
     history = finetune(model, loss_function(banks["train"], asked.split("+")), banks["train"], config,
                        folder=folder / "checkpoints", progress=progress)
-    test, found = evaluate(model, banks["test"])
     validation, _ = evaluate(model, banks["validation"], [k.split("/")[2] for k in HEADLINES if "/" in k])
+    calibrate_odd(model, banks["validation"])
+    test, found = evaluate(model, banks["test"])
     scores = {subset: found[subset]["scores"] for subset in NAMELESS}
     result = {
         "test": test, "validation": validation,

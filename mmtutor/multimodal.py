@@ -65,6 +65,7 @@ class Output(NamedTuple):
     state: Float[Tensor, "batch dim"]
     logits: dict[str, Float[Tensor, "batch classes"]]  # by task
     embedding: Float[Tensor, "batch embedding"]        # not normalised
+    agreement: Float[Tensor, "batch pairs"]            # of each pair of modalities, in the order of `model.pairs`
 
 # %% ../nbs/11_multimodal.ipynb #3d382580
 def drop_modalities(
@@ -159,9 +160,10 @@ class MultimodalModel(nn.Module):
         alone = {m: F.normalize(self._alone(m, t), dim=-1) * t.mask.any(1, keepdim=True) for m, t in tokens.items()}
         agreement = [self.scale() * (alone[a] * alone[b]).sum(1, keepdim=True) if a in alone and b in alone
                      else state.new_zeros(len(state), 1) for a, b in self.pairs]
-        seen = torch.cat([state, *agreement], dim=1)
+        agreement = torch.cat([state[:, :0], *agreement], dim=1)
+        seen = torch.cat([state, agreement], dim=1)
         embedding = F.normalize(sum(alone.values()), dim=-1) + self.gate * self.project(state)
-        return Output(state, {task: head(seen) for task, head in self.heads.items()}, embedding)
+        return Output(state, {task: head(seen) for task, head in self.heads.items()}, embedding, agreement)
 
     def scale(self) -> Float[Tensor, ""]:
         "What cosines are multiplied with, here as in the contrastive loss: 1/temperature, at most 100."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'PAIRS', 'SUBSETS', 'NAMELESS', 'HEADLINES', 'swap_one', 'loss_function', 'predict', 'similarities',
-           'odd_accuracy', 'evaluate', 'score', 'baselines']
+           'odd_answers', 'odd_accuracy', 'evaluate', 'score', 'calibrate_odd', 'baselines']
 
 # %% ../nbs/19_questions.ipynb #c50b1654
 from collections.abc import Callable, Mapping, Sequence
@@ -90,15 +90,21 @@ def similarities(query: Tensor, gallery: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def odd_accuracy(model: MultimodalModel, items: Bank, seed: int = 0) -> float:
-    "Accuracy on the balanced questions of `tasks.odd_one_out`: four for each item."
-    questions, right = tasks.odd_one_out(range(len(items)), seed), []
+def odd_answers(model: MultimodalModel, items: Bank, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    "On the balanced questions of `tasks.odd_one_out`, four an item: scores, agreements, right answers."
+    questions, found = tasks.odd_one_out(range(len(items)), seed), []
     for start in range(0, len(questions.odd), 256):
         rows = {m: torch.from_numpy(getattr(questions, m)[start:start + 256]) for m in MODALITIES}
         tokens = {m: items.pick("clean", (m,), rows[m])[m] for m in MODALITIES}
-        guess = model(model.encode(tokens)).logits["odd"].argmax(1).cpu()
-        right.append(guess == torch.from_numpy(questions.odd[start:start + 256]))
-    return torch.cat(right).double().mean().item()
+        out = model(model.encode(tokens))
+        found.append((out.logits["odd"].cpu(), out.agreement.cpu()))
+    return *(torch.cat(parts) for parts in zip(*found)), torch.from_numpy(questions.odd)
+
+
+def odd_accuracy(model: MultimodalModel, items: Bank) -> float:
+    "The share of the odd ones that the model finds; chance is 1/4."
+    scores, _, odd = odd_answers(model, items)
+    return (scores.argmax(1) == odd).double().mean().item()
 
 
 def evaluate(model: MultimodalModel, items: Bank, subsets: Sequence[str] = SUBSETS) -> tuple[dict[str, float], dict]:
@@ -128,6 +134,24 @@ HEADLINES = {"clean/group/picture+sound": "group", "clean/R@10/picture+sound": "
 def score(figures: Mapping[str, float]) -> float:
     "One number to choose settings by, on validation only: the mean of the four headline figures."
     return float(np.mean([figures[key] for key in HEADLINES]))
+
+# %% ../nbs/19_questions.ipynb #2d8b9370
+@torch.no_grad()
+def calibrate_odd(model: MultimodalModel, items: Bank) -> None:
+    """Set the thresholds of the odd one out on `items`, which must be new to the model and not the test set.
+
+    Source of the idea: Guo et al. 2017, arXiv:1706.04599, section 4.2 (matrix scaling).
+    """
+    from sklearn.linear_model import LogisticRegression
+    scores, agreement, odd = odd_answers(model.eval(), items)
+    seen = torch.cat([scores, agreement], 1).double().numpy()
+    fit = LogisticRegression(C=0.03, max_iter=5000).fit(seen, odd.numpy())
+    head, classes = model.heads["odd"], scores.shape[1]
+    turn = torch.from_numpy(fit.coef_).to(head.weight)
+    weight = turn[:, :classes] @ head.weight
+    weight[:, -agreement.shape[1]:] += turn[:, classes:]
+    head.bias.copy_(turn[:, :classes] @ head.bias + torch.from_numpy(fit.intercept_).to(head.bias))
+    head.weight.copy_(weight)
 
 # %% ../nbs/19_questions.ipynb #ac446dfc
 def baselines(train: Bank, validation: Bank, test: Bank) -> dict[str, float]:

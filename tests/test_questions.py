@@ -59,6 +59,21 @@ def test_a_model_that_knows_names_finds_them_and_the_odd_one_out():
     assert set(questions.HEADLINES) <= set(found) and 0 <= questions.score(found) <= 1
 
 
+def test_thresholds_learned_on_other_items_are_set_right():
+    "A head that calls everything odd but half-agreeing items is repaired, stays linear, and answers unseen questions."
+    model, items = toy_model(), toy_bank()
+    with torch.no_grad():
+        for target in model.targets.values():
+            target.weight.copy_(torch.eye(24)); target.bias.zero_()
+        nn.init.zeros_(model.heads["odd"].weight)
+        model.heads["odd"].bias.copy_(torch.tensor([5.0, 0, 0, -5]))
+    assert questions.odd_accuracy(model, items) == 0.25
+    others = {n: p.clone() for n, p in model.named_parameters() if not n.startswith("heads.odd")}
+    questions.calibrate_odd(model, items)
+    assert questions.odd_accuracy(model, items) == 1
+    assert all(torch.equal(p, others[n]) for n, p in model.named_parameters() if n in others)
+
+
 def test_without_agreement_the_odd_one_out_is_a_guess():
     model = toy_model()
     nn.init.zeros_(model.heads["odd"].weight)
