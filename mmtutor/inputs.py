@@ -35,8 +35,8 @@ class Profile:
     asked: tuple[str, ...] = ("picture+sound",)       # what answers and searches for the name
     seeds: tuple[int, ...] = (0, 1, 2)
     epochs: int = 16
-    second_epochs: int = 4                            # of the second stage: every regime but "frozen"
-    second_learning_rate: float = 1e-3                # of the fusion in the second stage
+    second_epochs: int = 6                            # of the second stage: every regime but "frozen"
+    second_learning_rate: float = 3e-4                # of the fusion in the second stage
     batch_size: int = 32                              # items in a micro-batch
     accumulate: int = 2                               # micro-batches in a step
     learning_rates: tuple[float, ...] = (RATE,)       # of the fusion; more than one: a sweep

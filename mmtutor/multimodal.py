@@ -107,7 +107,7 @@ class MultimodalModel(nn.Module):
         self.pairs = list(combinations(widths, 2))
         self.heads = nn.ModuleDict({task: nn.Linear(config.dim + len(self.pairs), n) for task, n in config.tasks})
         self.project = nn.Linear(config.dim, config.embedding)
-        self.targets = nn.ModuleDict({m: nn.Linear(width, config.embedding) for m, width in widths.items()})
+        self.targets = nn.ModuleDict({m: nn.Linear(2 * width, config.embedding) for m, width in widths.items()})
         self.gate = nn.Parameter(torch.tensor(0.1))  # of the fused state in the embedding
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         for m, width in widths.items():
@@ -170,12 +170,14 @@ class MultimodalModel(nn.Module):
         return self.log_scale.detach().exp().clamp(max=100)
 
     def embed(self, modality: str, tokens: Tokens | tuple) -> Float[Tensor, "batch embedding"]:
-        "One modality alone in the common space: its mean token, projected. The other side of the contrastive loss."
+        "One modality alone in the common space: mean and maximum of its tokens, projected. For contrastive losses."
         return self._alone(modality, self.features({modality: tokens}, "MultimodalModel.embed")[modality])
 
     def _alone(self, modality: str, tokens: Tokens) -> Tensor:
-        target = self.targets[modality]
-        return target(mean_token(tokens).to(target.weight.dtype))
+        target, (values, mask) = self.targets[modality], tokens
+        most = F.pad(values.masked_fill(~mask[..., None], -math.inf), (0, 0, 0, 1), value=-math.inf).amax(1)
+        most = most.masked_fill(~mask.any(1, keepdim=True), 0)
+        return target(torch.cat([mean_token(tokens), most], dim=1).to(target.weight.dtype))
 
     def summary(self) -> str:
         "The parts with their numbers of parameters, and how many of those are trained."

@@ -45,7 +45,7 @@ def test_a_model_that_knows_names_finds_them_and_the_odd_one_out():
     model, items = toy_model(), toy_bank()
     with torch.no_grad():
         for target in model.targets.values():
-            target.weight.copy_(torch.eye(24)); target.bias.zero_()
+            target.weight.copy_(torch.eye(24, 48)); target.bias.zero_()
         model.gate.zero_()
         head = model.heads["odd"]
         head.weight.zero_(); head.bias.zero_()
@@ -64,7 +64,7 @@ def test_thresholds_learned_on_other_items_are_set_right():
     model, items = toy_model(), toy_bank()
     with torch.no_grad():
         for target in model.targets.values():
-            target.weight.copy_(torch.eye(24)); target.bias.zero_()
+            target.weight.copy_(torch.eye(24, 48)); target.bias.zero_()
         nn.init.zeros_(model.heads["odd"].weight)
         model.heads["odd"].bias.copy_(torch.tensor([5.0, 0, 0, -5]))
     assert questions.odd_accuracy(model, items) == 0.25
