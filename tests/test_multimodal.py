@@ -114,12 +114,16 @@ def test_encoders_run_on_what_prepare_gave_and_tokens_pass():
     assert same(model(raw), model(tokens)) and same(model(raw | {"text": tokens["text"]}), model(tokens))
 
 
-def test_embed_is_a_projection_of_the_mean_and_blind_to_padding():
+def test_embed_is_a_projection_of_mean_and_maximum_and_blind_to_padding():
     model, tokens = MultimodalModel(config()), some()["picture"]
-    torch.testing.assert_close(model.embed("picture", tokens), model.targets["picture"](tokens.values.mean(1)))
+    both = torch.cat([tokens.values.mean(1), tokens.values.amax(1)], 1)
+    torch.testing.assert_close(model.embed("picture", tokens), model.targets["picture"](both))
     longer = Tokens(torch.cat([tokens.values, tokens.values * torch.nan], 1),
                     torch.cat([tokens.mask, ~tokens.mask], 1))
     assert torch.equal(model.embed("picture", longer), model.embed("picture", tokens))
+    for nothing in (Tokens(tokens.values, tokens.mask & False), Tokens(tokens.values[:, :0], tokens.mask[:, :0])):
+        bias = model.targets["picture"].bias.expand(4, -1)
+        torch.testing.assert_close(model.embed("picture", nothing), bias)
 
 
 def test_every_parameter_can_be_trained():
@@ -271,7 +275,7 @@ def test_heads_see_whether_modalities_agree():
     model = MultimodalModel(config(widths=dict.fromkeys(WIDTHS, 6), embedding=6)).eval()
     with torch.no_grad():
         for target in model.targets.values():
-            target.weight.copy_(torch.eye(6)); target.bias.zero_()
+            target.weight.copy_(torch.eye(6, 12)); target.bias.zero_()
         head = model.heads["odd"]
         head.weight.zero_(); head.bias.zero_()
         head.weight[:3, -3:] = torch.eye(3)
