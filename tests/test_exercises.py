@@ -215,6 +215,7 @@ def test_a_mistake_is_named_only_if_it_explains_every_case():
     half = exercise().check(lambda x: x - x.mean(0, keepdim=True) if x.shape[1] == 2 else centre(x))
     assert half.status == "fail" and half.mistake is None
     assert exercise().check(lambda x: x - x.mean(0, keepdim=True)).mistake == "columns"
+    assert exercise().check(lambda x: x.sub_(x.mean(0, keepdim=True))).mistake is None, "one mistake more than columns"
 
 
 FAULTS = {
@@ -375,7 +376,10 @@ def test_cards_are_plain_html():
     assert "background:#" not in styles and colours <= {"inherit"}, "text keeps the reader's colours"
 
 
-@pytest.mark.parametrize("status, word", [("todo", "to do"), ("pass", "passed"), ("fail", "not yet"), ("error", "error")])
+STATES = [("todo", "to do"), ("pass", "passed"), ("fail", "not yet"), ("error", "error")]
+
+
+@pytest.mark.parametrize("status, word", STATES)
 def test_the_state_is_a_word(status, word):
     assert word in repr(Card(status, "x")) and word in Card(status, "x")._repr_html_()
 
