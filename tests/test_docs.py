@@ -251,7 +251,8 @@ def visits(build, chromium, address) -> dict[tuple[str, str], dict]:
     "Every page, loaded once: looked at in light and in dark, and how far it is too wide for a phone."
     found, foreign, said = {}, [], []
     page = opened(chromium)
-    page.route(lambda url: not url.startswith((address, "data:", "blob:")), lambda r: (foreign.append(r.request.url), r.abort()))
+    page.route(lambda url: not url.startswith((address, "data:", "blob:")),
+               lambda r: (foreign.append(r.request.url), r.abort()))
     page.on("console", lambda m: said.append(f"{m.type}: {m.text}"))
     page.on("pageerror", lambda e: said.append(f"error: {e}"))
     page.on("response", lambda r: said.append(f"{r.status} {r.url}") if r.status >= 400 else None)

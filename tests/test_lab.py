@@ -11,7 +11,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
+
+from mmtutor.course.interactive import SoftmaxExplorer
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = "index.ipynb" if (ROOT / "nbs" / "index.ipynb").exists() else "course/records.ipynb"
@@ -37,11 +40,46 @@ RUN_ALL = """async path => {
 }"""
 
 
+RUN_CELL = """async index => {
+  const app = window.jupyterapp, panel = app.shell.currentWidget;
+  panel.content.activeCellIndex = index;
+  await app.commands.execute('notebook:run-cell');
+  return panel.content.widgets[index].model.toJSON();
+}"""
+OPEN = """async path => {
+  const app = window.jupyterapp;
+  const still = {shouldStart: false};
+  const panel = await app.commands.execute('docmanager:open', {path, factory: 'Notebook', kernel: still});
+  await panel.context.ready; await panel.revealed;
+  app.shell.activateById(panel.id);
+  return panel.content.widgets[0].model.trusted;
+}"""
+LIVE, UNTRUSTED = "live.ipynb", "untrusted.ipynb"
+
+
+def write_notebooks(folder: Path) -> None:
+    "A notebook with a live figure, and one as a stranger sends it: outputs saved, the widget's model gone."
+    made = "from mmtutor.course.interactive import SoftmaxExplorer\n"
+    made += "figure = SoftmaxExplorer([2.0, 1.0, 0.5], labels=['the', 'cat', 'sat'])\nfigure"
+    cells = [made, "figure.temperature = 0.25", "print(figure.logits, figure.selected)"]
+    python = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    cells = [nbformat.v4.new_code_cell(c, id=f"cell{i}") for i, c in enumerate(cells)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=python), folder / LIVE)
+    figure = SoftmaxExplorer([2.0, 1.0, 0.5, -1.0], labels=["the", "cat", "sat", "down"], mask=[1, 1, 1, 0])
+    view = {"version_major": 2, "version_minor": 1, "model_id": "0123456789abcdef"}
+    data = {"text/plain": repr(figure), "text/html": figure.static(),
+            "application/vnd.jupyter.widget-view+json": view}
+    output = nbformat.v4.new_output("execute_result", data=data, execution_count=1)
+    cell = nbformat.v4.new_code_cell(made, id="shown", outputs=[output], execution_count=1)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=python), folder / UNTRUSTED)
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     "A JupyterLab server on a copy of the notebooks, with settings of its own; yields its address."
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "nbs", home / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    write_notebooks(home / "nbs")
     for name, content in SETTINGS.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,9 +117,9 @@ def lab(tmp_path_factory):
             server.wait()
 
 
-@pytest.mark.browser
-@pytest.mark.slow
-def test_every_cell_runs_in_jupyterlab(lab):
+@pytest.fixture(scope="module")
+def page(lab):
+    "JupyterLab in Chromium; `page.foreign` lists what was asked of other hosts."
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.fail("no Chromium on the PATH: install Debian's package `chromium` (apt-get install chromium)")
@@ -90,17 +128,51 @@ def test_every_cell_runs_in_jupyterlab(lab):
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         page = browser.new_page()
         page.set_default_timeout(180_000)
-        foreign = []
+        page.foreign = []
         page.route(lambda url: not re.match(rf"{re.escape(lab)}|data:|blob:|ws:", url),
-                   lambda r: (foreign.append(r.request.url), r.abort()))
+                   lambda r: (page.foreign.append(r.request.url), r.abort()))
         page.goto(f"{lab}lab")
         page.wait_for_function("() => window.jupyterapp")
-        found = page.evaluate(RUN_ALL, NOTEBOOK)
+        yield page
         browser.close()
-    assert "failed" not in found, found
-    code = [c for c in found["cells"] if c["cell_type"] == "code" and "".join(c["source"]).strip()]
-    assert code and [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
-    errors = [(c["id"], o["ename"], o["evalue"]) for c in code for o in c["outputs"] if o["output_type"] == "error"]
-    assert errors == []
-    assert any(c["outputs"] for c in code)
-    assert foreign == []
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+class TestInJupyterLab:
+    def test_every_cell_runs(self, page):
+        found = page.evaluate(RUN_ALL, NOTEBOOK)
+        assert "failed" not in found, found
+        code = [c for c in found["cells"] if c["cell_type"] == "code" and "".join(c["source"]).strip()]
+        assert code and [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
+        errors = [(c["id"], o["ename"], o["evalue"]) for c in code for o in c["outputs"] if o["output_type"] == "error"]
+        assert errors == []
+        assert any(c["outputs"] for c in code)
+        assert page.foreign == []
+
+    def test_a_figure_hears_python_and_python_hears_the_reader(self, page):
+        found = page.evaluate(RUN_ALL, LIVE)
+        assert "failed" not in found, found
+        figure = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .mmt")
+        figure.locator("output", has_text="0.25").wait_for()  # the second cell set it
+        handle = figure.get_by_role("slider", name="logit of cat")
+        handle.press("PageUp")
+        assert handle.get_attribute("aria-valuenow") == "2"
+        cell = page.evaluate(RUN_CELL, 2)
+        assert "".join(cell["outputs"][0]["text"]) == "[2, 2, 0.5] 1\n"  # JSON knows no 2.0
+        ground = "e => getComputedStyle(e).backgroundColor"
+        assert figure.evaluate(ground) == "rgb(255, 255, 255)"
+        page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+        page.locator("body[data-jp-theme-light=false]").wait_for()
+        assert figure.evaluate(ground) == "rgb(23, 26, 31)", "the figure follows JupyterLab's theme"
+        assert page.foreign == []
+
+    def test_an_untrusted_notebook_shows_the_picture_and_the_table(self, page):
+        trusted = page.evaluate(OPEN, UNTRUSTED)
+        assert trusted is False
+        output = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output")
+        output.locator("table").wait_for()
+        assert "0.629" in output.locator("table").inner_text()
+        assert output.locator("img").get_attribute("alt").startswith("Logits and their softmax")
+        assert output.locator("img").evaluate("e => e.naturalWidth") > 100
+        assert output.locator(".mmt").count() == 0 and page.foreign == []
