@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .multihead import MultiHeadAttention
+from .multihead import KeyValueCache, MultiHeadAttention
 
 # %% ../nbs/04_transformer.ipynb #3046b886
 class Tokens(NamedTuple):
@@ -54,6 +54,12 @@ def _residual(layer: nn.Module, x: Tensor, norm: nn.LayerNorm, branch: Callable[
     return norm(x + layer.dropout(branch(x)))
 
 # %% ../nbs/04_transformer.ipynb #32440b88
+def _check_tokens(what: str, name: str, x: Tensor, dim: int) -> None:
+    "Refuse tokens of the wrong shape before a norm stumbles over them."
+    if x.dim() != 3 or x.shape[-1] != dim:
+        raise ValueError(f"{what}: {name} is {tuple(x.shape)}, expected (batch, tokens, {dim})")
+
+
 def _for_queries(mask: Tensor | None, tokens: Tensor) -> Tensor | None:
     "A padding mask (batch, tokens) as a mask for every query (batch, 1, tokens); one of three axes as it is."
     if mask is None or mask.dim() == 3:
@@ -94,11 +100,12 @@ class EncoderLayer(nn.Module):
         x: Float[Tensor, "batch tokens dim"],
         mask: Bool[Tensor, "..."] | None = None,  # (batch, tokens), or (batch or 1, query, key)
     ) -> Float[Tensor, "batch tokens dim"]:
+        _check_tokens("EncoderLayer", "x", x, self.attention.dim)
         mask = _for_queries(mask, x)
         x = _residual(self, x, self.norm_attention, lambda x: self.attention(x, mask=mask))
         return _residual(self, x, self.norm_feed_forward, self.feed_forward)
 
-# %% ../nbs/04_transformer.ipynb #dd27efe5
+# %% ../nbs/04_transformer.ipynb #fea59b05
 class DecoderLayer(nn.Module):
     """Self-attention, cross-attention to a context, feed-forward network, each on a residual path with a layer norm.
 
@@ -134,18 +141,20 @@ class DecoderLayer(nn.Module):
         context_mask: Bool[Tensor, "..."] | None = None,  # (batch, key), or (batch or 1, query, key)
         *,
         need_weights: bool = False,
+        cache: tuple[KeyValueCache, KeyValueCache] | None = None,  # of the tokens before x, and of the context
     ):
         "The tokens, or (tokens, cross weights (batch, heads, query, key)) with `need_weights`."
+        _check_tokens("DecoderLayer", "x", x, self.attention.dim)
+        _check_tokens("DecoderLayer", "context", context, self.cross.context_dim)
         mask, context_mask, weights = _for_queries(mask, x), _for_queries(context_mask, context), []
+        before, seen = cache or (None, None)
 
         def look(x: Tensor) -> Tensor:
-            if not need_weights:
-                return self.cross(x, context, context_mask)
-            seen, found = self.cross(x, context, context_mask, need_weights=True)
-            weights.append(found)
-            return seen
+            found = self.cross(x, context, context_mask, need_weights=need_weights, cache=seen)
+            weights.extend(found[1:] if need_weights else ())
+            return found[0] if need_weights else found
 
-        x = _residual(self, x, self.norm_attention, lambda x: self.attention(x, mask=mask))
+        x = _residual(self, x, self.norm_attention, lambda x: self.attention(x, mask=mask, cache=before))
         x = _residual(self, x, self.norm_cross, look)
         x = _residual(self, x, self.norm_feed_forward, self.feed_forward)
         return (x, *weights) if need_weights else x
@@ -158,38 +167,49 @@ def _without_padding(x: Tensor, mask: Tensor | None) -> Tensor:
     return x.masked_fill(~_for_queries(mask, x).transpose(1, 2), 0)
 
 
-class Encoder(nn.Module):
-    "A stack of `depth` encoder layers; after norm-first layers a last norm, unless `final_norm` says otherwise."
+class _Stack(nn.Module):
+    "`depth` layers; after norm-first layers a last norm, unless `final_norm` says otherwise."
 
-    def __init__(self, depth: int, dim: int, heads: int, hidden: int | None = None, *, final_norm: bool | None = None,
-                 norm_first: bool = True, eps: float = 1e-5, **options):  # options: activation, dropout
+    def __init__(self, layer: Callable[..., nn.Module], depth: int, dim: int, heads: int, hidden: int | None = None, *,
+                 final_norm: bool | None = None, norm_first: bool = True, eps: float = 1e-5, **options):
         super().__init__()
+        if depth < 0:
+            raise ValueError(f"{type(self).__name__}: depth {depth}, expected 0 or more layers")
+        self.dim = dim
         self.layers = nn.ModuleList(
-            EncoderLayer(dim, heads, hidden, norm_first=norm_first, eps=eps, **options) for _ in range(depth))
-        wanted = norm_first if final_norm is None else final_norm
-        self.norm = nn.LayerNorm(dim, eps) if wanted else nn.Identity()
+            layer(dim, heads, hidden, norm_first=norm_first, eps=eps, **options) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps) if (norm_first if final_norm is None else final_norm) else nn.Identity()
+
+
+class Encoder(_Stack):
+    "A stack of encoder layers. Options: those of `EncoderLayer`, and `final_norm` (default: after norm-first layers)."
+
+    def __init__(self, depth: int, dim: int, heads: int, hidden: int | None = None, **options):
+        super().__init__(EncoderLayer, depth, dim, heads, hidden, **options)
 
     def forward(
         self,
         x: Float[Tensor, "batch tokens dim"],
         mask: Bool[Tensor, "..."] | None = None,  # (batch, tokens), or (batch or 1, query, key)
     ) -> Float[Tensor, "batch tokens dim"]:
+        "The tokens. What stands in padding does not matter. Raises ValueError when x or the mask does not fit."
+        _check_tokens("Encoder", "x", x, self.dim)
         x = _without_padding(x, mask)
         for layer in self.layers:
             x = layer(x, mask)
         return self.norm(x)
 
+# %% ../nbs/04_transformer.ipynb #70a18c43
+class Decoder(_Stack):
+    "A stack of decoder layers. Options: those of `DecoderLayer`, and `final_norm` (default: after norm-first layers)."
 
-class Decoder(nn.Module):
-    "A stack of `depth` decoder layers; after norm-first layers a last norm, unless `final_norm` says otherwise."
+    def __init__(self, depth: int, dim: int, heads: int, hidden: int | None = None, **options):
+        super().__init__(DecoderLayer, depth, dim, heads, hidden, **options)
+        self.context_dim = options.get("context_dim") or dim
 
-    def __init__(self, depth: int, dim: int, heads: int, hidden: int | None = None, *, final_norm: bool | None = None,
-                 norm_first: bool = True, eps: float = 1e-5, **options):  # options: context_dim, activation, dropout
-        super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(dim, heads, hidden, norm_first=norm_first, eps=eps, **options) for _ in range(depth))
-        wanted = norm_first if final_norm is None else final_norm
-        self.norm = nn.LayerNorm(dim, eps) if wanted else nn.Identity()
+    def new_cache(self) -> list[tuple[KeyValueCache, KeyValueCache]]:
+        "Empty caches, two for each layer."
+        return [(KeyValueCache(), KeyValueCache()) for _ in self.layers]
 
     def forward(
         self,
@@ -199,11 +219,14 @@ class Decoder(nn.Module):
         context_mask: Bool[Tensor, "..."] | None = None,  # (batch, key), or (batch or 1, query, key)
         *,
         need_weights: bool = False,
+        cache: list[tuple[KeyValueCache, KeyValueCache]] | None = None,  # of `new_cache`; x are the new tokens only
     ):
         "The tokens, or (tokens, cross weights (depth, batch, heads, query, key)) with `need_weights`."
+        _check_tokens("Decoder", "x", x, self.dim)
+        _check_tokens("Decoder", "context", context, self.context_dim)
         x, context, kept = _without_padding(x, mask), _without_padding(context, context_mask), []
-        for layer in self.layers:
-            x = layer(x, context, mask, context_mask, need_weights=need_weights)
+        for layer, own in zip(self.layers, cache or [None] * len(self.layers), strict=True):
+            x = layer(x, context, mask, context_mask, need_weights=need_weights, cache=own)
             if need_weights:
                 x, weights = x
                 kept.append(weights)

@@ -66,17 +66,19 @@ def write(day: datetime.date, template: str) -> str:
                            weekday=weekday, wd=weekday[:3])
 
 # %% ../../nbs/course/dates.ipynb #b9ab528d
-_OPENINGS = ("", "", "", "on ", "{weekday}, ", "{wd} ", "dated ", "on {weekday} ")  # three in eight have none
+_OPENINGS = ("", "", "", "on ", "{weekday}, ", "{wd} ", "dated ", "on {weekday} ", "received on {weekday}, ")
 CORES = (
     "{d} {month} {year}", "{dd} {mon} {year}", "{d} {mon}. {year}", "{dth} {month} {year}", "{dth} of {month}, {year}",
     "the {dth} of {month}, {words}", "the {day} of {month} {words}", "the {day} day of {month}, {words}",
     "the {day} of {month} in the year {year}", "{day} {month} {year}", "{day} {mon} {words}", "{d}-{mon}-{year}",
+    "{d}.{mon}.{year}",
     "{month} {d}, {year}", "{mon} {d} {year}", "{mon} {dd}, {year}", "{mon}. {dth}, {year}", "{month} {dth} {year}",
     "{mon} {dth} {words}", "{month} the {day}, {words}", "{month} {day}, {year}", "{month} {day} {words}",
     "{mm}/{dd}/{year}", "{m}/{d}/{year}", "{d}.{m}.{year}", "{dd}.{mm}.{year}",
     "{year}-{mm}-{dd}", "{year}/{m}/{d}", "{year}.{mm}.{dd}", "{year} {month} {d}", "{year}, {mon} {dth}",
     "in {year} on the {dth} of {month}", "in the year {year}, {month} {day}", "{words}, {month} {dth}",
-    "in {words}, on {month} {d}", "{words}, the {day} of {month}")
+    "in {words}, on {month} {d}", "{words}, the {day} of {month}", "in {words}, {month} the {day}",
+    "{words}, {day} {month}", "in the year {words}, {month} {dth}", "in the year {words}, {d} {month}")
 TRAINING = tuple(opening + core for opening in _OPENINGS for core in CORES)
 
 # %% ../../nbs/course/dates.ipynb #2fed99ae
