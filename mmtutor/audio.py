@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .attention import padding_mask
 from .course.files import RESEMBLYZER, member
-from .course.weights import LoadReport, load_into, read_tensors
+from .course.weights import LoadReport, load_into, model_folder, read_tensors
 from .transformer import Encoder, Tokens
 
 # %% ../nbs/08_audio.ipynb #9b059b95
@@ -278,14 +278,7 @@ def _from_whisper(name: str) -> str:
 
 def _read_whisper(name: str | Path) -> tuple[dict, dict[str, Tensor], list[str]]:
     "Configuration and tensors of a Whisper model, zeros for the key biases included, and the names beside the encoder."
-    folder = Path(name)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        try:
-            folder = Path(snapshot_download(str(name), allow_patterns=["config.json", "model*.safetensors"]))
-        except Exception as error:
-            raise ValueError(f"AudioTransformer.from_pretrained: {str(name)!r} is no folder, and the hub does not "
-                             f"give it ({type(error).__name__})") from error
+    folder = model_folder(name, ["config.json"], ["model*.safetensors"], instead="a folder, or RecurrentEncoder")
     config = json.loads((folder / "config.json").read_text())
     kind, whole = config.get("model_type"), folder / "model.safetensors"
     files = [whole] if whole.exists() else sorted(folder.glob("model-*.safetensors"))

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from .course.files import MINILM, member
-from .course.weights import load_into, read_tensors
+from .course.weights import load_into, model_folder, read_tensors
 from .transformer import Encoder, Tokens
 
 # %% ../nbs/06_text.ipynb #f6ff7790
@@ -93,7 +93,8 @@ class TextEncoder(nn.Module):
         if str(name) == "all-MiniLM-L6-v2":
             config, files = TextConfig(dropout=dropout), {file: _minilm(file) for file in MINILM_FILES}
         else:
-            folder = _model_folder(name)
+            folder = model_folder(name, ["config.json", *MINILM_FILES],
+                                  instead="TextEncoder.from_pretrained('all-MiniLM-L6-v2')")
             config, files = _bert_config(folder, dropout), {file: folder / file for file in MINILM_FILES}
         model = cls(config, Tokenizer.from_file(str(files["tokenizer.json"])))
         tensors = {k.removeprefix("bert."): v for k, v in read_tensors(files["model.safetensors"]).items()}
@@ -141,24 +142,6 @@ def bert_name(name: str) -> str:
     return name
 
 # %% ../nbs/06_text.ipynb #e9858057
-def _model_folder(name: str | Path) -> Path:
-    "The folder `name`, or a download of the hub model `name`: configuration, tokenizer and safetensors, nothing else."
-    files, folder = ("config.json", "tokenizer.json", "model.safetensors"), Path(name)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        try:
-            folder = Path(snapshot_download(str(name), allow_patterns=list(files)))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise FileNotFoundError(
-                f"from_pretrained: {str(name)!r} is no folder here, and the hub did not give it "
-                f"({type(error).__name__}). Without a network use TextEncoder.from_pretrained('all-MiniLM-L6-v2')."
-            ) from error
-    for file in files:
-        if not (folder / file).is_file():
-            raise FileNotFoundError(f"from_pretrained: {str(name)!r} has no {file} (pickled weights are not opened)")
-    return folder
-
-
 def _bert_config(folder: Path, dropout: float = 0.0) -> TextConfig:
     "Our configuration for a BERT; ValueError for what our blocks cannot represent."
     given = json.loads((folder / "config.json").read_text(encoding="utf-8"))

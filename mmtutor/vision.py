@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from .course.files import EFFICIENTNET, member
-from .course.weights import load_into, read_tensors
+from .course.weights import load_into, model_folder, read_tensors
 from .transformer import Encoder, Tokens
 
 # %% ../nbs/07_vision.ipynb #2fe48722
@@ -148,7 +148,8 @@ class VisionTransformer(nn.Module):
     @classmethod
     def from_pretrained(cls, name: str | Path, *, dropout: float = 0.0) -> "VisionTransformer":
         "A ViT in Hugging Face's format, from a local folder or (online) from the hub, in eval mode; safetensors only."
-        folder = _model_folder(name)
+        folder = model_folder(name, ["config.json", "model.safetensors"], ["preprocessor_config.json"],
+                              instead="ConvEncoder.from_pretrained('efficientnet-lite0')")
         tensors = {k.removeprefix("vit."): v for k, v in read_tensors(folder / "model.safetensors").items()}
         kernel = "embeddings.patch_embeddings.projection.weight"
         if kernel in tensors:
@@ -186,22 +187,7 @@ def _vit_config(folder: Path, dropout: float = 0.0) -> VisionConfig:
                         eps=given["layer_norm_eps"], mean=mean, std=std)
 
 
-def _model_folder(name: str | Path) -> Path:
-    "The folder `name`, or a download of the hub model `name`: configuration and safetensors, nothing else."
-    files, folder = ["config.json", "model.safetensors"], Path(name)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        try:
-            folder = Path(snapshot_download(str(name), allow_patterns=[*files, "preprocessor_config.json"]))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise FileNotFoundError(
-                f"from_pretrained: {str(name)!r} is no folder here, and the hub did not give it "
-                f"({type(error).__name__}). Without a network use ConvEncoder.from_pretrained('efficientnet-lite0')."
-            ) from error
-    for file in files:
-        if not (folder / file).is_file():
-            raise FileNotFoundError(f"from_pretrained: {str(name)!r} has no {file} (pickled weights are not opened)")
-    return folder
+
 
 # %% ../nbs/07_vision.ipynb #3432c2b3
 def pad_same(

@@ -369,7 +369,7 @@ def test_wrong_use_of_the_transformer(tmp_path, monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
-    with pytest.raises(ValueError, match=r"'nobody/nothing' is no folder.* not give it \(ConnectionError\)"):
+    with pytest.raises(FileNotFoundError, match=r"'nobody/nothing' is no folder.* not give it \(ConnectionError\)"):
         AudioTransformer.from_pretrained("nobody/nothing")
 
 
