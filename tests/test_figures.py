@@ -124,6 +124,10 @@ def test_values_go_to_the_widget_and_come_back():
     with pytest.raises(ValueError, match="2 logits, 2 labels and a mask of 3"):
         figure.mask = [True] * 3
     assert figure.mask == [True, True] and figure.widget.mask == [True, True], "nothing changes when a value is refused"
+    unseen = softmax_figure()  # the same before there is a widget
+    with pytest.raises(ValueError, match="a mask of 1"):
+        unseen.mask = [True]
+    assert unseen.mask == [True, True, True, False]
     with pytest.raises(AttributeError, match="has no value 'temprature'; it has logits, labels, temperature"):
         figure.temprature = 1
 

@@ -163,7 +163,7 @@ class TestInJupyterLab:
         ground = "e => getComputedStyle(e).backgroundColor"
         assert figure.evaluate(ground) == "rgb(255, 255, 255)"
         page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
-        page.locator("body[data-jp-theme-light=false]").wait_for()
+        page.locator("body[data-jp-theme-light=false]").wait_for(state="attached")
         assert figure.evaluate(ground) == "rgb(23, 26, 31)", "the figure follows JupyterLab's theme"
         assert page.foreign == []
 
