@@ -223,6 +223,37 @@ def test_tokens():
     assert Encoder(1, 12, 3)(*tokens).shape == (2, 5, 12)
 
 
+@pytest.mark.parametrize("mask", [None, REAL, CAUSAL[None]], ids=["none", "padding", "causal"])
+def test_nan_in_a_real_token_stays_in_its_sequence(mask):
+    encoder, x = Encoder(2, 12, 3), torch.randn(2, 5, 12)
+    clean = encoder(x, mask)
+    x[1, 0, 4] = float("nan")
+    out = encoder(x, mask)
+    assert torch.equal(out[0], clean[0]) and out[1].isnan().all()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_decoder_with_caches_equals_the_whole(first):
+    decoder = Decoder(3, 12, 3, context_dim=8, norm_first=first).double()
+    x, context = torch.randn(2, 6, 12).double(), torch.randn(2, 7, 8).double()
+    whole, weights = decoder(x, context, causal_mask(6)[None], REAL_CONTEXT, need_weights=True)
+    cache, parts, seen = decoder.new_cache(), [], []
+    for begin, end in ((0, 1), (1, 4), (4, 6)):
+        part = decoder(x[:, begin:end], context, causal_mask(end - begin, end)[None], REAL_CONTEXT, need_weights=True,
+                       cache=cache)
+        parts.append(part[0])
+        seen.append(part[1])
+    assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-12)
+    assert torch.allclose(torch.cat(seen, dim=3), weights, atol=1e-12)
+    assert [len(own) for own, _ in cache] == [6] * 3 and [len(context) for _, context in cache] == [7] * 3
+
+
+def test_no_layer_is_the_norm_alone():
+    x = torch.randn(2, 5, 12)
+    encoder, decoder = Encoder(0, 12, 3), Decoder(0, 12, 3, norm_first=False)
+    assert torch.equal(encoder(x), encoder.norm(x)) and torch.equal(decoder(x, x), x)
+
+
 @pytest.mark.parametrize("batch, tokens", [(0, 4), (1, 1), (3, 0)])
 def test_small_batches(batch, tokens):
     x, real = torch.randn(batch, tokens, 12), torch.ones(batch, tokens, dtype=torch.bool)
@@ -256,6 +287,21 @@ BAD = {
         ["(2, 5)", "(2, 7)"]),
     "activation": (lambda: EncoderLayer(12, 3, activation="swish"), ["'swish'", "'gelu'", "'relu'"]),
     "heads": (lambda: Encoder(1, 12, 5), ["5 heads", "12"]),
+    "width, norm first": (lambda: Encoder(1, 12, 3)(torch.randn(2, 5, 8)), ["Encoder: x", "(2, 5, 8)", "tokens, 12"]),
+    "width, norm after": (lambda: Encoder(1, 12, 3, norm_first=False)(torch.randn(2, 5, 8), REAL), ["(2, 5, 8)"]),
+    "width, layer": (lambda: EncoderLayer(12, 3)(torch.randn(2, 5, 8)), ["EncoderLayer: x", "(2, 5, 8)"]),
+    "no batch": (lambda: Encoder(1, 12, 3)(torch.randn(5, 12)), ["(5, 12)", "(batch, tokens, 12)"]),
+    "width, decoder": (lambda: Decoder(1, 12, 3)(torch.randn(2, 5, 8), torch.randn(2, 7, 12)), ["Decoder: x"]),
+    "width, decoder layer": (lambda: DecoderLayer(12, 3)(torch.randn(2, 5, 8), torch.randn(2, 7, 12)),
+                             ["DecoderLayer: x", "(2, 5, 8)"]),
+    "width of the context": (lambda: Decoder(1, 12, 3, context_dim=8)(torch.randn(2, 5, 12), torch.randn(2, 7, 12)),
+                             ["Decoder: context", "(2, 7, 12)", "tokens, 8"]),
+    "width of a layer's context": (lambda: DecoderLayer(12, 3, context_dim=8)(*inputs()), ["DecoderLayer: context"]),
+    "mask of other length": (lambda: Encoder(1, 12, 3)(torch.randn(2, 4, 12), REAL), ["(2, 5)", "(2, 4)"]),
+    "three axes, wrong length": (lambda: Encoder(1, 12, 3)(torch.randn(2, 4, 12), CAUSAL[None]), ["(1, 5, 5)"]),
+    "mask of one axis": (lambda: Encoder(1, 12, 3)(torch.randn(2, 5, 12), REAL[0]), ["(5,)", "(2, 5)"]),
+    "batch of the context": (lambda: Decoder(1, 12, 3)(torch.randn(2, 5, 12), torch.randn(3, 7, 12)), ["batch"]),
+    "depth": (lambda: Decoder(-1, 12, 3), ["Decoder: depth -1"]),
 }
 
 
