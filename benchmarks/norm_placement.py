@@ -49,7 +49,8 @@ def main() -> None:
     for norm_first in (True, False):
         for warm_up in (True, False):
             for rate in RATES:
-                name = f"norm {'first' if norm_first else 'after'}, {'with' if warm_up else 'no'} warm-up, rate {rate:g}"
+                place, start = "first" if norm_first else "after", "with" if warm_up else "no"
+                name = f"norm {place}, {start} warm-up, rate {rate:g}"
                 figures[name] = records.spread([accuracy(norm_first, warm_up, rate, seed) for seed in SEEDS])
                 print(f"{name}: {records.show(figures[name])}", flush=True)
     settings = {"depth": DEPTH, "dim": DIM, "letters": LETTERS, "length": LENGTH, "batch": BATCH, "steps": STEPS,
