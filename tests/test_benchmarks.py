@@ -53,6 +53,23 @@ def test_readers_are_of_equal_size():
     assert abs(a - b) / a < 0.05
 
 
+def test_verdicts_follow_the_figures():
+    right = {f"{name}/{h}": {"values": [0.1, 0.2, 0.1] if h == 1 or name.startswith(("16", "real")) and h == 8
+                             else [0.9, 1.0, 1.0]}
+             for name in (*claim_A2.SETTINGS, "real: subgroup from picture") for h in claim_A2.HEADS}
+    assert "wide enough" in claim_A2.verdict(right) and "[2, 4] heads beat one" in claim_A2.verdict(right)
+    for h in claim_A2.HEADS:
+        right[f"real: subgroup from picture/{h}"] = {"values": [0.3, 0.3, 0.3]}
+    assert claim_A2.verdict(right).endswith("no number of heads beat one")
+    right["attention alone/2"] = right["attention alone/1"]
+    assert claim_A2.verdict(right).startswith("not resolved")
+    recalled = {f"attention/{d}": {"values": [1.0, 1.0, 1.0]} for d in claim_A1.DISTANCES}
+    spent = {f"cpu/{n}": {"lstm / attention": {"mean": 512 / n}} for n in claim_A1.LENGTHS}
+    assert "slower one at 2048 places" in claim_A1.verdict(recalled, spent)
+    recalled["attention/16"] = {"values": [1.0, 0.5, 1.0]}
+    assert claim_A1.verdict(recalled, spent).startswith("not resolved")
+
+
 def test_cards_are_dealt_fairly():
     symbols, numbers, asked, right = claim_A2.deal(50, 8, 2, torch.Generator().manual_seed(0))
     assert symbols.sort(1).values.eq(torch.arange(8)).all() and (asked[:, 0] != asked[:, 1]).all()
