@@ -6,10 +6,11 @@ seconds by its own clock. Also the peak memory of the written-out and the fused 
 Writes results/bench-attention.json and results/bench-attention-memory.json. Run: python benchmarks/attention.py
 """
 import multiprocessing
-import resource
+import re
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -99,6 +100,11 @@ def compare(sizes: dict = SIZES, repeats: int = 9, devices: list[str] | None = N
     return found
 
 
+def _highest() -> int:
+    "The peak of this process's resident memory in KiB (Linux)."
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text()).group(1))
+
+
 def _peak(tokens: int, fused: bool, device: str, width: int = 64) -> float:
     "MiB that one call (forward) of a single head needs beyond its inputs."
     q = torch.randn(1, 1, tokens, width, device=device)
@@ -111,9 +117,10 @@ def _peak(tokens: int, fused: bool, device: str, width: int = 64) -> float:
             attend(q, q, q, fused=fused)
             return (torch.cuda.max_memory_allocated() - before) / 2**20
         attend(q[:, :, :64], q[:, :, :64], q[:, :, :64], fused=fused)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew, at what is held now
+        before = _highest()
         attend(q, q, q, fused=fused)
-        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024  # Linux counts in KiB
+        return (_highest() - before) / 1024
 
 
 def memory(lengths=LENGTHS, devices: list[str] | None = None) -> dict:
@@ -122,7 +129,7 @@ def memory(lengths=LENGTHS, devices: list[str] | None = None) -> dict:
     for way, fused in (("written out", False), ("fused", True)):
         for tokens in lengths:
             if "cpu" in devices:
-                with multiprocessing.get_context("fork").Pool(1) as pool:
+                with multiprocessing.get_context("spawn").Pool(1) as pool:  # a fork would hang on torch's threads
                     found[f"cpu/{way}/{tokens}"] = round(pool.apply(_peak, (tokens, fused, "cpu")), 3)
     for way, fused in (("written out", False), ("fused", True)):
         for tokens in lengths if "cuda" in devices else ():
@@ -135,7 +142,7 @@ def main() -> None:
     torch.set_num_threads(1)
     begun, command = records.commit(), "python benchmarks/attention.py"
     used = {"lengths": list(LENGTHS), "width": 64, "unit": "MiB", "what": "one head, forward, beyond q, k and v",
-            "peak": memory()}  # first: a process that has used CUDA must not be forked
+            "peak": memory()}
     records.record("bench-attention-memory", command, [0], used, begun=begun)
     print(used)
     found = compare()
