@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_repository import LADDER
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -158,10 +159,12 @@ def test_a_chapter_outside_the_sidebar_is_named():
                      "nbs/03_c.ipynb is not in the sidebar of _quarto.yml: add it to its part"]
 
 
-def test_the_sidebar_is_the_present_notebooks_in_order():
+def test_the_sidebar_is_the_present_notebooks_in_the_order_of_the_ladder():
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
     named = list(build_docs.listed(config["website"]["sidebar"]["contents"]))
-    assert named == [p.as_posix() for p in build_docs.notebooks()]
+    assert sorted(named) == sorted(p.as_posix() for p in build_docs.notebooks())
+    chapters = [LADDER.index(Path(n).stem) for n in named if not n.startswith("nbs/course/")]
+    assert chapters == sorted(chapters) and named[len(chapters)].startswith("nbs/course/")
 
 
 # The site itself

@@ -424,6 +424,7 @@ class TestInChromium:
         frame.locator("label", has_text="temperature").locator("input").press("Home")
         assert reader.values(0, "temperature") == 0.1
         assert frame.evaluate(heights)[1][0] > after[1][0], "colder is sharper"
+        handle.scroll_into_view_if_needed()
         box = handle.bounding_box()
         reader.page.mouse.move(box["x"] + 9, box["y"] + 9)
         reader.page.mouse.down()
@@ -492,8 +493,9 @@ class TestInChromium:
         assert reader.values(2, "offset") == 5 and frame.evaluate(dials) != apart
         frame.locator("label", has_text="width").locator("input").press("End")
         assert reader.values(2, "width") == 128 and frame.evaluate(curve) != line
-        box = frame.locator(".map").bounding_box()
-        reader.page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.1)
+        curves = frame.locator(".map")
+        box = curves.bounding_box()
+        curves.click(position={"x": box["width"] * 0.9, "y": box["height"] * 0.1})  # scrolls to it first
         assert reader.values(2, "position") == 4 and reader.values(2, "offset") == 39
         reader.set(2, offset=0)
         frame.get_by_text("is 1.00 of its largest").wait_for()
