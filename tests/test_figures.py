@@ -253,9 +253,11 @@ class Reader:
     def frame(self, number: int):
         return self.page.locator(".mmtutor-figure iframe").nth(number).element_handle().content_frame()
 
-    def values(self, number: int, name: str):
-        "What the page heard from a figure."
-        return json.loads(self.page.locator(".mmtutor-figure").nth(number).get_attribute("data-values"))[name]
+    def hears(self, number: int, that: str) -> bool:
+        "What the page has from a figure, `v`, comes to fulfil a condition: a message takes its time."
+        figure = "document.querySelectorAll('.mmtutor-figure')[number]"
+        self.page.wait_for_function(f"number => (v => {that})(JSON.parse({figure}.dataset.values))", arg=number)
+        return True
 
     def set(self, number: int, **values) -> None:
         self.page.evaluate("([n, values]) => document.querySelectorAll('.mmtutor-figure iframe')[n]"
@@ -405,7 +407,7 @@ class TestInChromium:
         first, second = reader.frame(0), reader.frame(1)
         before = second.locator("p").last.inner_text()
         first.get_by_role("slider", name="logit of cat").press("ArrowUp")
-        assert reader.values(0, "logits")[1] == 1.1 and reader.values(1, "logits")[1] == 1.0
+        assert reader.hears(0, "v.logits[1] === 1.1") and reader.hears(1, "v.logits[1] === 1.0")
         assert second.locator("p").last.inner_text() == before != first.locator("p").last.inner_text()
 
     def test_softmax_by_keyboard_pointer_and_code(self, read):
@@ -416,13 +418,13 @@ class TestInChromium:
         handle, before = frame.get_by_role("slider", name="logit of sat"), frame.evaluate(heights)
         for key in ("ArrowUp", "ArrowRight", "PageUp", "ArrowDown", "ArrowLeft"):
             handle.press(key)
-        assert reader.values(0, "logits")[2] == 1.5 and reader.values(0, "selected") == 2
+        assert reader.hears(0, "v.logits[2] === 1.5") and reader.hears(0, "v.selected === 2")
         assert handle.get_attribute("aria-valuenow") == "1.5"
         assert frame.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", "the focus is seen"
         after = frame.evaluate(heights)
         assert after[1][2] > before[1][2] and after[1][0] < before[1][0], "one weight rises, the other falls"
         frame.locator("label", has_text="temperature").locator("input").press("Home")
-        assert reader.values(0, "temperature") == 0.1
+        assert reader.hears(0, "v.temperature === 0.1")
         assert frame.evaluate(heights)[1][0] > after[1][0], "colder is sharper"
         handle.scroll_into_view_if_needed()
         box = handle.bounding_box()
@@ -430,15 +432,15 @@ class TestInChromium:
         reader.page.mouse.down()
         reader.page.mouse.move(box["x"] + 9, box["y"] - 40, steps=4)
         reader.page.mouse.up()
-        assert reader.values(0, "logits")[2] > 2
+        assert reader.hears(0, "v.logits[2] > 2")
         frame.get_by_label("cat", exact=True).uncheck()
-        assert reader.values(0, "mask") == [True, False, True, False]
+        assert reader.hears(0, "`${v.mask}` === `true,false,true,false`")
         assert frame.locator("tbody tr").nth(1).text_content() == "catno1.000.0000.000"
         reader.set(0, logits=[0, 0, 0, 0], mask=[True] * 4)
         frame.get_by_text("Entropy 1.39 of at most 1.39").wait_for()
         assert handle.evaluate("e => e.isConnected"), "the handle survives, and the focus with it"
         frame.get_by_role("button", name="reset").click()
-        assert reader.values(0, "logits") == [2.0, 1.0, 0.5, -1.0]
+        assert reader.hears(0, "`${v.logits}` === `2,1,0.5,-1`")
 
     def test_attention_by_keyboard_pointer_and_code(self, read):
         reader, figure = read("all"), attention_figure()
@@ -457,16 +459,16 @@ class TestInChromium:
 
         assert spoken() == expected(1, 0, 2)
         frame.get_by_role("option", name="sat").press("ArrowRight")
-        assert reader.values(1, "query") == 3 and spoken() == expected(1, 0, 3)
+        assert reader.hears(1, "v.query === 3") and spoken() == expected(1, 0, 3)
         assert frame.evaluate("document.activeElement.textContent") == "down"
         frame.get_by_role("option", name="the").hover()
-        assert reader.values(1, "query") == 0 and spoken() == expected(1, 0, 0)
+        assert reader.hears(1, "v.query === 0") and spoken() == expected(1, 0, 0)
         frame.get_by_role("button", name="head 2").press("Enter")
-        assert reader.values(1, "head") == 2 and spoken() == expected(1, 2, 0)
+        assert reader.hears(1, "v.head === 2") and spoken() == expected(1, 2, 0)
         frame.get_by_role("button", name="mean").click()
         assert spoken() == expected(1, -1, 0)
         frame.locator("label", has_text="layer").locator("input").press("ArrowLeft")
-        assert reader.values(1, "layer") == 0 and spoken() == expected(0, -1, 0)
+        assert reader.hears(1, "v.layer === 0") and spoken() == expected(0, -1, 0)
         veils = keys.evaluate_all("all => all.map(k => +k.style.getPropertyValue('--w'))")
         row = figure.weights[0].mean(0)[0]
         assert veils == pytest.approx(row / row.max(), abs=0.001), "patches are as bright as their weights"
@@ -488,15 +490,15 @@ class TestInChromium:
         curve = "document.querySelectorAll('svg')[0].innerHTML"
         apart, line = frame.evaluate(dials), frame.evaluate(curve)
         frame.locator("label", has_text="position").locator("input").press("ArrowRight")
-        assert reader.values(2, "position") == 9 and frame.evaluate(dials) == apart, "the angles between stay"
+        assert reader.hears(2, "v.position === 9") and frame.evaluate(dials) == apart, "the angles between stay"
         frame.locator("label", has_text="offset").locator("input").press("ArrowRight")
-        assert reader.values(2, "offset") == 5 and frame.evaluate(dials) != apart
+        assert reader.hears(2, "v.offset === 5") and frame.evaluate(dials) != apart
         frame.locator("label", has_text="width").locator("input").press("End")
-        assert reader.values(2, "width") == 128 and frame.evaluate(curve) != line
+        assert reader.hears(2, "v.width === 128") and frame.evaluate(curve) != line
         curves = frame.locator(".map")
         box = curves.bounding_box()
         curves.click(position={"x": box["width"] * 0.9, "y": box["height"] * 0.1})  # scrolls to it first
-        assert reader.values(2, "position") == 4 and reader.values(2, "offset") == 39
+        assert reader.hears(2, "v.position === 4") and reader.hears(2, "v.offset === 39")
         reader.set(2, offset=0)
         frame.get_by_text("is 1.00 of its largest").wait_for()
 
@@ -506,7 +508,7 @@ class TestInChromium:
         name = lambda: frame.locator(".name").inner_text()
         assert name() == "x" and frame.get_by_role("button", name="back").is_disabled()
         frame.get_by_role("button", name="next").click()
-        assert name() == "half" and reader.values(3, "step") == 1
+        assert name() == "half" and reader.hears(3, "v.step === 1")
         frame.get_by_role("option", name="half").press("ArrowDown")
         assert name() == "sum" and frame.evaluate("document.activeElement.textContent").startswith("sum")
         assert "1 batch × 4 token × 6 width" in frame.locator(".mmt").inner_text()
@@ -519,5 +521,5 @@ class TestInChromium:
 
     def test_less_motion_is_respected(self, read):
         frame = read("all", reduced_motion="reduce").frame(3)
-        assert not frame.get_by_role("button", name="play").is_visible()
-        assert frame.evaluate("getComputedStyle(document.querySelector('.mmt svg rect')).transitionDuration") == "0s"
+        frame.get_by_text("play", exact=True).wait_for(state="hidden")
+        frame.wait_for_function("getComputedStyle(document.querySelector('.mmt svg rect')).transitionDuration === '0s'")

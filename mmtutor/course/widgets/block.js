@@ -79,7 +79,7 @@ const MORE = `
 .mmt .step{border:1px solid var(--line);border-left:4px solid var(--line);border-radius:6px;padding:3px 8px;cursor:pointer;background:var(--fill);display:flex;flex-wrap:wrap;justify-content:space-between;align-items:baseline;gap:0 10px}
 .mmt .step[aria-selected=true]{border-color:var(--warm);background:var(--ground);font-weight:600}.mmt .step small{color:var(--soft);font-weight:400;font-variant-numeric:tabular-nums}
 .mmt .step.done{border-left-color:var(--cool)}.mmt .name{font-size:16px;font-weight:600}.mmt svg rect{stroke:var(--ground);stroke-width:1}
-@media (prefers-reduced-motion:no-preference){.mmt svg rect{transition:fill .25s}}`;
+@media (prefers-reduced-motion:no-preference){.mmt svg rect{transition:fill .25s}}@media (prefers-reduced-motion:reduce){.mmt .play{display:none}}`;
 
 function render({ model, el }) {
   const get = n => model.get(n), steps = () => get("steps"), clip = v => Math.min(steps().length - 1, Math.max(0, v));
@@ -87,8 +87,7 @@ function render({ model, el }) {
   const bar = slider("step", { min: 0, max: 1, step: 1 }, step => go(step));
   const back = make("button", { type: "button", text: "\u25c0 back", onclick: () => go(get("step") - 1) });
   const next = make("button", { type: "button", text: "next \u25b6", onclick: () => go(get("step") + 1) });
-  const play = make("button", { type: "button", text: "play", onclick: () => timer ? stop() : start() });
-  const still = matchMedia("(prefers-reduced-motion: reduce)");
+  const play = make("button", { type: "button", class: "play", text: "play", onclick: () => timer ? stop() : start() });
   const list = make("div", { class: "steps", role: "listbox", "aria-label": "steps of the forward pass" });
   const wires = make("svg", { "aria-hidden": "true" });
   const name = make("div", { class: "name" }), shape = make("div", {}), note = make("p", {}), size = make("p", { class: "soft" });
@@ -145,7 +144,6 @@ function render({ model, el }) {
       const now = clip(get("step")), s = steps()[now], last = steps().length - 1, m = moments(s.values);
       set(bar.bar, { max: last }), bar.show(now, `${now + 1} of ${steps().length}`);
       back.disabled = now === 0, next.disabled = now === last;
-      play.style.display = still.matches ? "none" : "";
       items.forEach((e, i) => { set(e, { "aria-selected": String(i === now), tabindex: i === now ? "0" : "-1" }); e.classList.toggle("done", i < now); });
       name.textContent = s.name, shape.textContent = s.axes.map((a, i) => `${s.shape[i]} ${a}`).join(" \u00d7 ");
       note.textContent = s.note;
