@@ -187,13 +187,21 @@ class RecurrentEncoder(nn.Module):
         "Mono sounds of 16 kHz as a padded batch and its mask, see `pad_sounds`; on the device of the weights."
         return tuple(x.to(self.mel.window.device) for x in pad_sounds(sounds))
 
+    def frames(self, waves: Float[Tensor, "batch samples"], mask: Bool[Tensor, "batch samples"]) -> Tokens:
+        "The mel powers that the LSTM reads, one frame every 10 ms."
+        return self.mel(raise_quiet(waves, mask, self.loudness), mask)
+
     def states(self, waves: Float[Tensor, "batch samples"], mask: Bool[Tensor, "batch samples"]) -> Tokens:
         "The last layer's state after every frame of 10 ms: (batch, frames, dim)."
-        frames, real = self.mel(raise_quiet(waves, mask, self.loudness), mask)
+        frames, real = self.frames(waves, mask)
         return Tokens(self.lstm(frames)[0], real)
 
     def forward(self, waves: Float[Tensor, "batch samples"], mask: Bool[Tensor, "batch samples"]) -> Tokens:
-        states, real = self.states(waves, mask)
+        return self.encode(self.frames(waves, mask))
+
+    def encode(self, frames: Tokens) -> Tokens:
+        "Tokens from frames that are at hand: those of `frames`, stored or masked (SpecAugment)."
+        states, real = self.lstm(frames.values)[0], frames.mask
         spare = -states.shape[1] % self.stride
         states = F.pad(states.masked_fill(~real[..., None], 0), (0, 0, 0, spare))
         total = reduce(states, "batch (token frame) dim -> batch token dim", "sum", frame=self.stride)
@@ -256,10 +264,17 @@ class AudioTransformer(nn.Module):
     def forward(self, waves: Float[Tensor, "batch samples"], mask: Bool[Tensor, "batch samples"]) -> Tokens:
         if waves.shape[1] != self.samples:
             raise ValueError(f"AudioTransformer: {waves.shape[1]} samples, expected {self.samples}; use prepare()")
-        frames, real = self.mel(waves, mask)
-        x = rearrange(frames, "batch frames bands -> batch bands frames")
+        return self.encode(self.mel(waves, mask))
+
+    def encode(self, frames: Tokens) -> Tokens:
+        "Tokens from log-mel frames that are at hand, stored or masked (SpecAugment), at most two for each position."
+        x, real = frames
+        if x.shape[1] > 2 * len(self.positions):
+            raise ValueError(f"AudioTransformer: {x.shape[1]} frames, expected at most {2 * len(self.positions)}")
+        x = rearrange(x, "batch frames bands -> batch bands frames")
         x = rearrange(F.gelu(self.conv2(F.gelu(self.conv1(x)))), "batch dim tokens -> batch tokens dim")
-        x = self.encoder(self.dropout(x + self.positions), None if self.attend_padding else real[:, ::2])
+        x = self.dropout(x + self.positions[:x.shape[1]])
+        x = self.encoder(x, None if self.attend_padding else real[:, ::2])
         return Tokens(x, real[:, ::2])
 
 # %% ../nbs/08_audio.ipynb #f7ab8f17
