@@ -3,7 +3,8 @@
 One process, the rivals in turn, forward in inference and forward with backward, at the same weights' shapes and work.
 On a CPU: seconds of one thread's processor time, so that a busy machine disturbs less. On a GPU, where there is one:
 seconds by its own clock. Also the peak memory of the written-out and the fused attention by length.
-Writes results/bench-attention.json and results/bench-attention-memory.json. Run: python benchmarks/attention.py
+Writes results/bench-attention.json and bench-attention-memory.json; where a GPU is, with the GPU alone,
+gpu-attention.json and gpu-attention-memory.json. Run: python benchmarks/attention.py
 """
 import multiprocessing
 import re
@@ -24,6 +25,7 @@ from mmtutor.transformer import EncoderLayer
 # batch, tokens, width, heads; the last one is BERT-base's
 SIZES = {"tiny": (8, 32, 64, 4), "small": (8, 128, 256, 8), "long": (2, 1024, 256, 8), "base": (4, 128, 768, 12)}
 LENGTHS = (256, 512, 1024, 2048, 4096)
+DEVICES = ["cuda" if torch.cuda.is_available() else "cpu"]
 
 
 def rivals(batch: int, tokens: int, dim: int, heads: int, device: str) -> dict[str, dict[str, tuple]]:
@@ -80,7 +82,7 @@ def compare(sizes: dict = SIZES, repeats: int = 9, devices: list[str] | None = N
     Every turn calls each rival once, in an order that rotates; the first two turns warm up.
     """
     found = {}
-    for device in devices or ["cpu"] + ["cuda"] * torch.cuda.is_available():
+    for device in devices or DEVICES:
         for size, shape in sizes.items():
             torch.manual_seed(0)
             blocks, x = rivals(*shape, device), torch.randn(*shape[:3], device=device)
@@ -125,7 +127,7 @@ def _peak(tokens: int, fused: bool, device: str, width: int = 64) -> float:
 
 def memory(lengths=LENGTHS, devices: list[str] | None = None) -> dict:
     "`device/written out|fused/tokens` → MiB. On a CPU every figure comes from a process of its own."
-    found, devices = {}, devices or ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    found, devices = {}, devices or DEVICES
     for way, fused in (("written out", False), ("fused", True)):
         for tokens in lengths:
             if "cpu" in devices:
@@ -141,14 +143,15 @@ def main() -> None:
     import transformers
     torch.set_num_threads(1)
     begun, command = records.commit(), "python benchmarks/attention.py"
+    name = f"{'gpu' if DEVICES == ['cuda'] else 'bench'}-attention"
     used = {"lengths": list(LENGTHS), "width": 64, "unit": "MiB", "what": "one head, forward, beyond q, k and v",
             "peak": memory()}
-    records.record("bench-attention-memory", command, [0], used, begun=begun)
+    records.record(f"{name}-memory", command, [0], used, begun=begun)
     print(used)
     found = compare()
     for key, figure in found.items():
         print(f"{key:80} {figure['ratio']:.2f}  ({records.show(figure['turns'], 2)})")
-    records.record("bench-attention", command, [0], {
+    records.record(name, command, [0], {
         "sizes (batch, tokens, width, heads)": SIZES, "transformers": transformers.__version__, "threads": 1,
         "ours / theirs": found}, begun=begun)
 

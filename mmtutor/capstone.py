@@ -33,7 +33,8 @@ from .multimodal import MultimodalConfig, MultimodalModel
 from .questions import HEADLINES, NAMELESS, SUBSETS, baselines, calibrate_odd, evaluate, loss_function, score
 
 # %% ../nbs/19_capstone.ipynb #1a23b165
-LEARNING = {"frozen": (), "longer": (), "top": ("picture", "sound"), "all": ("picture", "sound")}
+LEARNING = {"frozen": (), "longer": (), "top": ("picture", "sound"), "all": ("picture", "sound"),
+            "text too": MODALITIES}
 TOP = (*(f"encoders.picture.blocks.{i}." for i in (12, 13, 14, 15)), "encoders.picture.head.",
        *(f"encoders.sound.lstm.{kind}_l2" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
 
@@ -79,7 +80,8 @@ def train_one(name: str, profile: Profile, banks: Mapping[str, Bank], encoders: 
     config = FinetuneConfig(
         epochs=profile.second_epochs if before else profile.epochs, batch_size=profile.batch_size,
         accumulate=profile.accumulate, learning_rate=profile.second_learning_rate if before else float(rate),
-        encoder_learning_rate=profile.encoder_learning_rate, weight_decay=0.05, seed=int(seed), keep=1)
+        encoder_learning_rate=profile.encoder_learning_rate, weight_decay=0.05, seed=int(seed), keep=1,
+        precision=profile.precision)
     history = finetune(model, loss_function(banks["train"], asked.split("+")), banks["train"], config,
                        folder=folder / "checkpoints", progress=progress)
     validation, _ = evaluate(model, banks["validation"], [k.split("/")[2] for k in HEADLINES if "/" in k])
@@ -182,8 +184,8 @@ def ahead(ours: Mapping, theirs: Mapping) -> str:
 def called(kind: str) -> str:
     "`frozen/decoder/picture+sound/0.001` as a reader wants to see it."
     regime, fusion, asked, rate = kind.split("/")
-    regime = {"longer": "frozen, trained longer", "top": "then top layers", "all": "then all layers"}.get(
-        regime, regime)
+    regime = {"longer": "frozen, trained longer", "top": "then top layers", "all": "then all layers",
+              "text too": "then all layers, text too"}.get(regime, regime)
     return f"{fusion}, {regime}" + ("" if asked == "picture+sound" else f", trained on {asked}") + f", rate {rate}"
 
 

@@ -48,6 +48,7 @@ class Profile:
     stride: int = 16                                  # LSTM states in a sound token: 6 tokens a second
     voices: tuple[str, ...] = data.TRAIN_VOICES       # heard in training
     draws: int = 2                                    # degraded copies of each training item
+    precision: str = "float32"                        # of the training: "bfloat16" on a GPU
     limit: int | None = None                          # at most so many items in a split
 
 
@@ -55,6 +56,8 @@ PROFILES = {
     "frozen": Profile(),
     "full": Profile(regimes=("frozen", "longer", "top", "all")),
     "rates": Profile(fusions=("decoder",), learning_rates=(1e-3, 1e-2)),
+    "gpu": Profile(regimes=("frozen", "longer", "all", "text too"), epochs=60, second_epochs=30,
+                   batch_size=64, accumulate=4, precision="bfloat16"),
     "quick": Profile(seeds=(0,), epochs=2, limit=48, dim=64, embedding=64, voices=data.TRAIN_VOICES[:1], draws=1),
 }
 

@@ -67,13 +67,14 @@ def machine() -> dict:
 
 
 def commit() -> str | None:
-    "The commit of the checkout, with `+` behind it when exported code differs from it; None outside a checkout."
+    "The commit of the checkout, with `+` behind it when exported code differs from it. Without git: $MMTUTOR_COMMIT."
     root = checkout()
     if root is None:
         return None
     git = lambda *words: subprocess.run(["git", "-C", root, *words], capture_output=True, text=True).stdout.strip()
     head = git("rev-parse", "--short=12", "HEAD")
-    return head + ("+" if head and git("status", "--porcelain", "--", "mmtutor") else "") or None
+    changed = "+" if head and git("status", "--porcelain", "--", "mmtutor") else ""
+    return head + changed or os.environ.get("MMTUTOR_COMMIT")
 
 
 def record(
