@@ -94,7 +94,8 @@ def main() -> None:
             if percent:
                 itself = LinearProbe.fit(x["train"], given, CLASSES).probabilities(x["train"])
                 lowest = np.argsort(itself[np.arange(count), given], kind="stable")[:50]
-                note |= {"precision, first 50, in sample": wrong[lowest].mean(), "precision": wrong[doubted].mean(), "precision, first 50": wrong[doubted[:50]].mean(),
+                note |= {"precision, first 50, in sample": wrong[lowest].mean(), "precision": wrong[doubted].mean(),
+                         "precision, first 50": wrong[doubted[:50]].mean(),
                          "recall": wrong[doubted].sum() / wrong.sum()}
             elif seed == SEEDS[0]:
                 names = parts["train"].features["group"].names

@@ -148,7 +148,8 @@ class LinearProbe:
         y = torch.from_numpy(_check_labels("LinearProbe.fit", labels, classes, len(x))).long()
         if not decay >= 0:
             raise ValueError(f"LinearProbe.fit: decay is {decay}, expected zero or more")
-        mean, scale = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
+        mean, scale = x.mean(0), x.std(0, correction=0)
+        scale = torch.where(scale > 1e-6, scale, 1.0)  # a feature that never changes stays as it is
         x = (x - mean) / scale
         weight, bias = torch.zeros(x.shape[1], classes), torch.zeros(classes)
         solver = torch.optim.LBFGS([weight.requires_grad_(), bias.requires_grad_()], max_iter=100,
