@@ -67,7 +67,7 @@ def test_jobs_hold_learning_rates_and_every_seed():
 
 @pytest.mark.bad_input
 def test_unknown_profile_and_foreign_folder(tmp_path):
-    with pytest.raises(ValueError, match="no profile 'fulll'; there are frozen, full, rates, quick"):
+    with pytest.raises(ValueError, match="no profile 'fulll'; there are frozen, full, rates, gpu, quick"):
         capstone.run("fulll", folder=tmp_path)
     assert not list(tmp_path.iterdir())
     capstone.claim_folder(tmp_path / "a", QUICK, fresh=False)

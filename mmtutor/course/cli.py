@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="fine-tune the three-modality model on the embedded data and write a report")
     run.add_argument("--profile", default="frozen",
-                     help="frozen (minutes), full (also unfrozen), rates (the sweep), quick (a rehearsal)")
+                     help="frozen (minutes), full (also unfrozen), rates (the sweep), gpu, quick (a rehearsal)")
     run.add_argument("--folder", type=Path, help="where the run, its checkpoints and its report go (runs/<profile>)")
     run.add_argument("--fresh", action="store_true", help="start over instead of going on from an interrupted run")
     data = commands.add_parser("data", help="the embedded data")
