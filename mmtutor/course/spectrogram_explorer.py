@@ -100,9 +100,8 @@ class SpectrogramExplorer(Interactive):
     def alt(self) -> str:
         levels, kind = self.levels, "mel bands" if self.mel else "bins"
         row, frame = np.unravel_index(levels.argmax(), levels.shape)
-        window, hop = 1000 * self.window / self.rate, 1000 * self.hop / self.rate
-        return (f"{len(self.sound) / self.rate:.2f} s of sound, windows of {window:.1f} ms every {hop:.1f} ms: "
-                f"{levels.shape[1]} frames of {levels.shape[0]} {kind}; loudest at {frame * hop / 1000:.2f} s and "
+        return (f"{len(self.sound) / self.rate:.2f} s of sound, windows of {self.window} samples every {self.hop}: "
+                f"{levels.shape[1]} frames of {levels.shape[0]} {kind}; loudest at {frame * self.hop / self.rate:.2f} s and "
                 f"{self.frequencies[row]:.0f} Hz")
 
     def picture(self) -> figures.Picture:
