@@ -101,8 +101,8 @@ class SpectrogramExplorer(Interactive):
         levels, kind = self.levels, "mel bands" if self.mel else "bins"
         row, frame = np.unravel_index(levels.argmax(), levels.shape)
         return (f"{len(self.sound) / self.rate:.2f} s of sound, windows of {self.window} samples every {self.hop}: "
-                f"{levels.shape[1]} frames of {levels.shape[0]} {kind}; loudest at {frame * self.hop / self.rate:.2f} s and "
-                f"{self.frequencies[row]:.0f} Hz")
+                f"{levels.shape[1]} frames of {levels.shape[0]} {kind}; loudest at "
+                f"{frame * self.hop / self.rate:.2f} s and {self.frequencies[row]:.0f} Hz")
 
     def picture(self) -> figures.Picture:
         sound, levels, step = self.sound, self.levels, self.hop / self.rate
