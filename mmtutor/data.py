@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODALITIES', 'SPLITS', 'TRAIN_VOICES', 'UNHEARD_VOICES', 'VOICES', 'REMEDY', 'Recipe', 'families', 'split_families',
-           'write_part', 'open_part', 'is_whole', 'make_pictures', 'make_sounds', 'make_names', 'make_all', 'check',
-           'build', 'load', 'view', 'picture_of', 'sound_of', 'info', 'show']
+           'make_pictures', 'make_sounds', 'make_names', 'make_all', 'check', 'build', 'load', 'view', 'media_of',
+           'picture_of', 'sound_of', 'info', 'show']
 
 # %% ../nbs/05_data.ipynb #7ac8e6dd
 import errno
@@ -27,6 +27,7 @@ from torch import Tensor
 from .course.emoji import (
     RATE, SIZE, STYLES, Emoji, Voice, distances, drawings, find_espeak, read_names, speak, word_family)
 from .course.files import OPENMOJI, UNICODE, atomically, cache_dir, sha256_of
+from .course.tables import is_whole, open_part, write_part
 
 # %% ../nbs/05_data.ipynb #4004a153
 MODALITIES = ("text", "picture", "sound")
@@ -79,47 +80,14 @@ def split_families(head: np.ndarray, group: Sequence[str], shares: Sequence[floa
         place |= {h: int(np.searchsorted(ends, i, side="right")) for i, h in enumerate(members)}
     return np.array([place[h] for h in head])
 
-# %% ../nbs/05_data.ipynb #e506fd0b
-def write_part(path: Path, columns: Mapping[str, Sequence], features: Mapping) -> None:
-    "Write columns as an Arrow file that `datasets` understands; whole or not at all."
-    import pyarrow as pa
-    from datasets import Features
-    schema = Features(features).arrow_schema
-    table = pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names}, schema=schema)
-    with atomically(path) as part:
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-            writer.write_table(table, max_chunksize=256)
-
-
-def open_part(path: Path) -> "datasets.Dataset":
-    "The rows of one part, memory-mapped."
-    from datasets import Dataset
-    from datasets.table import MemoryMappedTable
-    name = hashlib.sha256("/".join(path.parts[-2:]).encode()).hexdigest()[:16]  # the folder is named by the recipe
-    return Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=name)
-
-
-def is_whole(path: Path, rows: int) -> bool:
-    "Whether `path` is a readable Arrow file of that many rows."
-    import pyarrow as pa
-    try:
-        with pa.memory_map(str(path)) as source:
-            return sum(batch.num_rows for batch in pa.ipc.open_stream(source)) == rows
-    except (OSError, pa.ArrowInvalid):
-        return False
-
 # %% ../nbs/05_data.ipynb #e36d1671
-def _media(items: Sequence[bytes]) -> list[dict]:
-    return [{"bytes": item, "path": None} for item in items]
-
-
 def make_pictures(path: Path, recipe: Recipe, names: Sequence[Emoji], step: Callable[[], object]) -> None:
     "The part with the pictures of both styles."
     from datasets import Image
     pairs = []
     for pair in drawings(names, recipe.size):
         pairs.append(pair); step()
-    write_part(path, {style: _media([pair[style] for pair in pairs]) for style in STYLES},
+    write_part(path, {style: [{"bytes": pair[style], "path": None} for pair in pairs] for style in STYLES},
                {style: Image(decode=False) for style in STYLES})
 
 
@@ -129,7 +97,8 @@ def make_sounds(path: Path, recipe: Recipe, names: Sequence[Emoji], step: Callab
     sounds, column = [], f"sound_{path.stem}"
     for sound in speak([item.name for item in names], dict(recipe.voices)[path.stem], recipe.rate):
         sounds.append(sound); step()
-    write_part(path, {column: _media(sounds)}, {column: Audio(recipe.rate, decode=False)})
+    write_part(path, {column: [{"bytes": sound, "path": None} for sound in sounds]},
+               {column: Audio(recipe.rate, decode=False)})
 
 # %% ../nbs/05_data.ipynb #a4ef79d6
 def make_names(path: Path, recipe: Recipe, names: Sequence[Emoji]) -> None:
@@ -255,36 +224,40 @@ def view(
     return table.select_columns(["id", "text", "picture", "sound", "family", "group", "subgroup"])
 
 # %% ../nbs/05_data.ipynb #58413c9c
-def _content(item, key: str) -> tuple[object, str]:
+def media_of(item, key: str) -> tuple[object, str]:
     "The bytes (or decoded object) in a row, a media cell or bytes, and how to call the item in an error."
     called = f"the given {key}"
     if isinstance(item, Mapping) and key in item:
         called = f"the {key} of item {item.get('id', '?')} ({item.get('text', 'no text')!r})"
         item = item[key]
     if isinstance(item, Mapping):
-        item = item.get("bytes") or (Path(item["path"]).read_bytes() if item.get("path") else None)
+        try:
+            item = item.get("bytes") or (Path(item["path"]).read_bytes() if item.get("path") else None)
+        except OSError as error:
+            cause = f"{error.strerror}: {Path(error.filename).name}"
+            raise ValueError(f"{key}_of: {called} cannot be read: {cause}") from error
     if item is None:
         raise ValueError(f"{key}_of: {called} is missing")
     return item, called
 
 
-def picture_of(item: Mapping | bytes | Image.Image) -> UInt8[Tensor, "3 96 96"]:
-    "The picture of a row (column `picture`), of a cell or of PNG bytes; on white, 96 × 96. ValueError names a bad one."
-    content, called = _content(item, "picture")
+def picture_of(item: Mapping | bytes | Image.Image, size: int = SIZE) -> UInt8[Tensor, "3 {size} {size}"]:
+    "The picture of a row, of a cell or of PNG bytes; on white, `size` × `size` pixels. ValueError names a bad one."
+    content, called = media_of(item, "picture")
     try:
         image = content if isinstance(content, Image.Image) else Image.open(io.BytesIO(content))
         image = image.convert("RGBA")
     except (OSError, SyntaxError, TypeError) as error:
         raise ValueError(f"picture_of: {called} cannot be read: {error}") from error
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    image = image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    image = image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def sound_of(item: Mapping | bytes) -> Float[Tensor, "samples"]:
     "The sound of a row (column `sound`), of a cell or of file bytes; one channel, 16 kHz. ValueError names a bad one."
     import soundfile
-    content, called = _content(item, "sound")
+    content, called = media_of(item, "sound")
     try:
         wave, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, TypeError) as error:
@@ -298,14 +271,11 @@ def sound_of(item: Mapping | bytes) -> Float[Tensor, "samples"]:
 # %% ../nbs/05_data.ipynb #431d87df
 def info(recipe: Recipe = Recipe()) -> dict:
     "What is built, where, how large, and whether every byte is as it was made."
-    folder = recipe.folder
+    folder, damaged = recipe.folder, check(recipe)
     found = {"folder": str(folder), "built": (folder / "manifest.json").exists(), "recipe": recipe.key[:16],
-             "older builds": sorted(p.parent.name for p in folder.parent.glob("*/manifest.json") if p.parent != folder)}
-    if not found["built"]:
-        return found | {"remedy": REMEDY}
-    size = sum(path.stat().st_size for path in folder.glob("*.arrow"))
-    found |= {"damaged": check(recipe), "megabytes": round(size / 1e6, 1)}
-    if found["damaged"]:
+             "older builds": sorted(p.parent.name for p in folder.parent.glob("*/manifest.json") if p.parent != folder),
+             "damaged": damaged, "megabytes": round(sum(p.stat().st_size for p in folder.glob("*.arrow")) / 1e6, 1)}
+    if damaged:  # or not built: then the manifest is what is missing
         return found | {"remedy": REMEDY}
     table = load(recipe=recipe).select_columns(["head", "split", "group", "subgroup"])[:]
     count = lambda wanted: sum(h and s == wanted for h, s in zip(table["head"], table["split"]))

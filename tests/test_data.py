@@ -402,6 +402,66 @@ def test_ones_own_data_set(tmp_path):
     assert data.picture_of(mine[0])[:, 48, 48].tolist() == [0, 0, 255]
 
 
+@given(st.integers(1, 130), st.integers(1, 60), st.integers(1, 60))
+@settings(max_examples=25, deadline=None)
+def test_pictures_of_any_size(size, width, height):
+    levels = np.random.default_rng(size).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    picture = data.picture_of(Image.fromarray(levels), size)
+    assert picture.shape == (3, size, size) and picture.dtype == torch.uint8 and picture.is_contiguous()
+    same = data.picture_of(Image.fromarray(levels[:, :1]), size) if width == 1 else picture
+    assert torch.equal(same, picture)
+    if width == height == size:
+        assert np.array_equal(picture.permute(1, 2, 0), levels), "nothing is resampled without need"
+
+
+def test_a_picture_of_another_size_is_the_same_picture(built):
+    row = built.view("test")[5]
+    small, large = data.picture_of(row, 24), data.picture_of(row)
+    reduced = torch.nn.functional.avg_pool2d(large.float(), 4)
+    assert (small.float() - reduced).abs().mean() < 6 and large.float().std() > 20
+
+
+@pytest.mark.parametrize("key", ["picture", "sound"])
+def test_media_of_a_row_a_cell_a_path_and_bytes(tmp_path, key):
+    (tmp_path / "x").write_bytes(b"content")
+    cell = {"bytes": None, "path": str(tmp_path / "x")}
+    assert data.media_of({"id": 7, "text": "owl", key: cell}, key) == (b"content", f"the {key} of item 7 ('owl')")
+    assert data.media_of({key: b"here"}, key) == (b"here", f"the {key} of item ? ('no text')")
+    assert data.media_of({"bytes": b"first", "path": "nowhere"}, key) == (b"first", f"the given {key}")
+    assert data.media_of(b"bytes", key) == (b"bytes", f"the given {key}")
+    image = Image.new("L", (2, 2))
+    assert data.media_of(image, key)[0] is image
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("item, message", [
+    (None, "sound_of: the given sound is missing"),
+    ({"sound": None, "id": 3}, r"the sound of item 3 \('no text'\) is missing"),
+    ({"bytes": None, "path": ""}, "the given sound is missing"),
+    ({"bytes": b"", "path": None}, "the given sound is missing"),
+    ({"bytes": None, "path": "nowhere/owl.wav"}, "cannot be read: No such file or directory: owl.wav"),
+    ({"bytes": None, "path": "/"}, "cannot be read: Is a directory"),
+])
+def test_media_that_are_not_there(item, message):
+    with pytest.raises(ValueError, match=message):
+        data.media_of(item, "sound")
+
+
+def test_info_of_the_real_data(built):
+    found = data.info()
+    assert found["built"] and found["damaged"] == [] and "remedy" not in found
+    assert found["emoji"] == 1644 and found["groups"] == 8 and found["subgroups"] == 95
+    assert found["split"] == {s: len(built.view(s)) for s in data.SPLITS} and found["voices"] == list(data.VOICES)
+    assert 150 < found["megabytes"] < 300 and found["recipe"] == data.Recipe().key[:16]
+
+
+def test_info_names_what_is_damaged_and_the_remedy(reference, empty):
+    data.build(progress=False, recipe=TINY)
+    (TINY.folder / "names.arrow").unlink()
+    found = data.info(TINY)
+    assert found["damaged"] == ["names.arrow"] and "mmtutor data build" in found["remedy"] and "emoji" not in found
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize("wrong, message", [
     (lambda: data.picture_of({"id": "1F40B", "text": "whale", "picture": {"bytes": b"x", "path": None}}),
