@@ -9,7 +9,7 @@ from test_repository import LADDER
 
 PAGE = notebooks.NBS / "00_notation.ipynb"
 CHAPTERS = ("01_attention", "02_positions", "03_multihead", "04_transformer", "04_seq2seq", "05_data",
-            "05_reading", "05_loading")
+            "05_augment", "05_reading", "05_loading")
 ROW = re.compile(r'^\| <a id="(term-[a-z0-9-]+)"></a>([^|]+?) \| ([^|]+?) \| '
                  r'\[([^\]]+)\]\((\w+)\.ipynb\) \| (.*?) ?\|$')
 # Set in italics to stress a word, or in another sense than a term's: no entry of their own.
@@ -20,7 +20,9 @@ STRESSED = {"where", "kind", "number", "ahead", "everything", "add", "compute", 
 SAME = {"fused": "fused kernel", "flops": "flop", "causal": "causal mask", "leaks": "leak", "rates": "rate",
         "rotary": "rotary positions", "grouped": "grouped heads", "multi-query attention": "grouped heads",
         "recurrent": "recurrent network", "modalities": "modality", "splits": "split", "families": "family",
-        "workers": "worker", "leakage": "leak"}
+        "workers": "worker", "decibels": "decibel", "brightness": "brightness, contrast, saturation",
+        "contrast": "brightness, contrast, saturation", "saturation": "brightness, contrast, saturation",
+        "leakage": "leak"}
 
 
 def table() -> str:
