@@ -137,7 +137,8 @@ def main() -> None:
                f"rotary: {mean(f'{FIRST}/sinusoidal')}, {mean(f'{FIRST}/learned')}, "
                f"{mean(f'{FIRST}/rotary')} and {mean(f'{BEFORE}/sinusoidal')}, {mean(f'{BEFORE}/learned')}, "
                f"{mean(f'{BEFORE}/rotary')}. A learned table that begins small (0.02): "
-               f"{mean(f'{FIRST}/learned, std 0.02')} and {mean(f'{BEFORE}/learned, std 0.02')}. A causal mask and no positions: {mean(f'{FIRST}/none, causal mask')} and "
+               f"{mean(f'{FIRST}/learned, std 0.02')} and {mean(f'{BEFORE}/learned, std 0.02')}. "
+               f"A causal mask and no positions: {mean(f'{FIRST}/none, causal mask')} and "
                f"{mean(f'{BEFORE}/none, causal mask')}. At four times the trained length: "
                f"{longer('sinusoidal')}, {longer('learned')}, {longer('rotary')}.")
     records.record_claim("A3", "Positional encoding gives order to a model that otherwise has none.",
