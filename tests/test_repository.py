@@ -26,7 +26,7 @@ SUPPORT = {"files", "weights", "records", "figures", "emoji", "checkpoints", "re
            "interactive", "attention_explorer", "exercises", "outcomes", "cards", "progress",
            "ex_attention", "ex_positions", "ex_multihead", "ex_transformer", "ex_data", "ex_augment", "ex_loading",
            "spectrogram_explorer",
-           "tables", "gallery"}
+           "tables", "gallery", "patch_explorer"}
 CLI_ONLY = {"cli"}
 
 
