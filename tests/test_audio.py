@@ -1,27 +1,16 @@
-"""Log-mel and audio encoders against librosa, transformers and Resemblyzer's formula; padding never matters."""
+"""Audio encoders against transformers and Resemblyzer's formula; stored frames give the same; padding never matters."""
 import json
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
-from mmtutor import audio
-from mmtutor.audio import (
-    AudioTransformer,
-    LogMel,
-    RecurrentEncoder,
-    hertz_to_mel,
-    mel_filters,
-    mel_to_hertz,
-    pad_sounds,
-    raise_quiet,
-    resample,
-    speaker_weights,
-)
+from mmtutor import audio, listening
+from mmtutor.audio import AudioTransformer, RecurrentEncoder, pad_sounds, raise_quiet, speaker_weights
 from mmtutor.course.weights import read_tensors
+from mmtutor.listening import LogMel
+from mmtutor.transformer import Tokens
 
 RATE = 16_000
 
@@ -52,145 +41,6 @@ def whisper(tmp_path_factory):
     whole.model.load_state_dict(model.state_dict())
     whole.save_pretrained(folder / "whole")
     return model.encoder, folder
-
-
-# ---- mel ----
-
-@pytest.mark.parametrize("bands, n_fft, rate", [(40, 400, RATE), (80, 400, RATE), (20, 512, 22_050), (64, 1024, 8_000)])
-def test_filters_are_librosas(bands, n_fft, rate):
-    import librosa
-    theirs = torch.from_numpy(librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=bands))
-    torch.testing.assert_close(mel_filters(bands, n_fft, rate), theirs, atol=1e-8, rtol=1e-6)
-
-
-def test_mel_scale_is_librosas_and_has_an_inverse():
-    import librosa
-    hertz = torch.tensor([0., 1, 440, 999, 1000, 1001, 8000, 20_000], dtype=torch.float64)
-    torch.testing.assert_close(hertz_to_mel(hertz), torch.from_numpy(librosa.hz_to_mel(hertz.numpy())))
-    torch.testing.assert_close(mel_to_hertz(hertz_to_mel(hertz)), hertz)
-
-
-@pytest.mark.filterwarnings("ignore:n_fft=400 is too large")
-@pytest.mark.parametrize("samples", [1, 159, 160, 161, 400, 4_801, 16_000])
-def test_equal_to_librosa(samples):
-    import librosa
-    sound = noise(samples)
-    theirs = librosa.feature.melspectrogram(y=sound.numpy(), sr=RATE, n_fft=400, hop_length=160, n_mels=40).T
-    values, mask = LogMel(40, convention="librosa")(sound[None])
-    assert mask.all()
-    torch.testing.assert_close(values[0], torch.from_numpy(theirs), atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("bands", [20, 80])
-def test_equal_to_whispers_extractor(bands):
-    from transformers import WhisperFeatureExtractor
-    sounds = [noise(n, seed=n) for n in (16_000, 12_345, 16_001, 1, 300)] + [torch.zeros(500), 3 * noise(8_000)]
-    theirs = WhisperFeatureExtractor(feature_size=bands, chunk_length=2)(
-        [s.numpy() for s in sounds], sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
-    values, mask = LogMel(bands)(*pad_sounds(sounds, 2 * RATE))
-    torch.testing.assert_close(values.mT, theirs.input_features, atol=1e-4, rtol=0)
-    assert torch.equal(mask, theirs.attention_mask.bool())
-
-
-def test_equal_to_whispers_extractor_without_padding():
-    from transformers import WhisperFeatureExtractor
-    sound = noise(RATE)
-    theirs = WhisperFeatureExtractor(chunk_length=1)(sound.numpy(), sampling_rate=RATE, return_tensors="pt")
-    torch.testing.assert_close(LogMel()(sound[None]).values.mT, theirs.input_features, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("convention", ["whisper", "librosa"])
-def test_gradient_is_right(convention):
-    mel = LogMel(5, rate=1000, n_fft=16, hop=8, convention=convention).double()
-    sound = noise(40, loudness=1).double()[None].requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: mel(x).values, sound)
-
-
-@pytest.mark.parametrize("convention", ["whisper", "librosa"])
-def test_silence_has_finite_values_and_gradients(convention):
-    sound = torch.zeros(1, 1000, requires_grad=True)
-    values = LogMel(40, convention=convention)(sound).values
-    values.sum().backward()
-    assert values.isfinite().all() and sound.grad.isfinite().all()
-
-
-def test_autocast_leaves_the_mel_alone():
-    sound = noise(2000)[None]
-    with torch.autocast("cpu", torch.bfloat16):
-        low = LogMel()(sound.bfloat16().float()).values
-    assert low.dtype == torch.float32
-    assert torch.equal(low, LogMel()(sound.bfloat16().float()).values)
-
-
-# ---- sounds as they come ----
-
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(0, 3000), min_size=1, max_size=4), st.integers(0, 2000))
-def test_padding_never_matters_to_the_mel(lengths, more):
-    mel = LogMel(10, convention="librosa")
-    sounds = [noise(n, seed=i) for i, n in enumerate(lengths)]
-    waves, mask = pad_sounds(sounds, max(lengths) + more or 1)
-    values, real = mel(waves.masked_fill(~mask, float("nan")), mask)
-    for i, sound in enumerate(sounds):
-        assert real[i].sum() == (len(sound) // 160 + 1 if len(sound) else 0)
-        if len(sound):
-            torch.testing.assert_close(values[i][real[i]], mel(sound[None]).values[0], atol=1e-6, rtol=1e-5)
-
-
-def test_pad_sounds_takes_arrays_doubles_and_nothing():
-    waves, mask = pad_sounds([np.ones(3), torch.ones(2, dtype=torch.float64), torch.zeros(0)])
-    assert waves.dtype == torch.float32 and waves.tolist() == [[1, 1, 1], [1, 1, 0], [0, 0, 0]]
-    assert mask.sum(1).tolist() == [3, 2, 0]
-    waves, mask = pad_sounds([torch.zeros(0)])
-    assert waves.shape == (1, 1) and not mask.any()
-
-
-def test_clipped_and_slightly_too_loud_sounds_pass_unchanged():
-    sound = torch.tensor([1.0, 1.0, -1.0, 1.2])
-    assert torch.equal(pad_sounds([sound])[0][0], sound)
-
-
-@pytest.mark.bad_input
-@pytest.mark.parametrize("sound, says", [
-    (torch.zeros(2, 100), r"sound 1: shape \(2, 100\).*sound\.mean\(0\)"),
-    (torch.zeros(100, dtype=torch.int16), "sound 1: dtype torch.int16.*32768"),
-    (torch.full((10,), 9000.0), "sound 1: values up to 9000.*32768"),
-    (torch.tensor([0, 0, float("nan"), 1]), "sound 1: sample 2 is not finite"),
-    (torch.tensor([float("-inf")]), "sound 1: sample 0 is not finite"),
-    (torch.zeros(201), "sound 1: 201 samples, expected at most 200; cut it"),
-])
-def test_wrong_sounds_are_named(sound, says):
-    with pytest.raises(ValueError, match=says):
-        pad_sounds([torch.zeros(5), sound], 200)
-
-
-@pytest.mark.bad_input
-def test_no_sounds():
-    with pytest.raises(ValueError, match="no sounds given, expected at least one"):
-        pad_sounds([])
-
-
-@pytest.mark.bad_input
-def test_wrong_waves_and_masks():
-    mel = LogMel()
-    with pytest.raises(ValueError, match=r"waves \(1000,\).*sound\[None\]"):
-        mel(torch.zeros(1000))
-    with pytest.raises(ValueError, match=r"waves \(1, 1000\) with a torch.bool mask \(1, 999\)"):
-        mel(torch.zeros(1, 1000), torch.ones(1, 999, dtype=torch.bool))
-    with pytest.raises(ValueError, match="padding in front of real samples; pad behind"):
-        mel(torch.zeros(1, 1000), torch.arange(1000)[None] > 3)
-    with pytest.raises(ValueError, match="200 samples have no mirror image.*pad the sounds"):
-        mel(torch.zeros(1, 200))
-    with pytest.raises(ValueError, match="unknown convention 'kaldi', expected 'whisper' or 'librosa'"):
-        LogMel(convention="kaldi")
-
-
-def test_resample_keeps_what_fits_and_removes_the_rest():
-    t = torch.arange(48_000, dtype=torch.float64) / 48_000
-    low, high = (torch.sin(2 * torch.pi * f * t) for f in (1_000, 10_000))
-    expected = torch.sin(2 * torch.pi * 1_000 * t[:16_000] * 3)
-    middle = slice(1000, 15_000)
-    torch.testing.assert_close(resample(low + high, 48_000)[middle], expected[middle], atol=1e-4, rtol=0)
 
 
 # ---- the recurrent encoder ----
@@ -399,5 +249,84 @@ def test_hub_name_is_asked_for_safetensors_only(whisper, monkeypatch):
     assert all(p.endswith((".json", ".safetensors")) for p in asked["patterns"])
 
 
-def test_public_names():
-    assert {"LogMel", "RecurrentEncoder", "AudioTransformer", "pad_sounds", "resample"} <= set(audio.__all__)
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["recurrent", "transformer"])
+def test_stored_frames_give_the_same_bit_for_bit(kind, tmp_path):
+    torch.manual_seed(0)
+    encoder = RecurrentEncoder(16, 2, 10) if kind == "recurrent" else AudioTransformer(16, 2, 2, bands=10, tokens=50)
+    encoder.eval()
+    waves, mask = encoder.prepare([noise(16_000), noise(5_000), torch.zeros(2_000), torch.zeros(0)])
+    frames = encoder.frames(waves, mask) if kind == "recurrent" else encoder.mel(waves, mask)
+    torch.save(tuple(frames), tmp_path / "frames.pt")
+    direct, stored = encoder(waves, mask), encoder.encode(Tokens(*torch.load(tmp_path / "frames.pt")))
+    assert torch.equal(direct.values, stored.values) and torch.equal(direct.mask, stored.mask)
+    assert direct.mask.sum(1).tolist() == ([13, 4, 2, 0] if kind == "recurrent" else [50, 16, 7, 0])
+
+
+@torch.no_grad()
+def test_frames_are_the_mel_powers_of_the_raised_sound_and_states_follow_from_them():
+    encoder = RecurrentEncoder(16, 2, 10, loudness=-20.0).eval()
+    waves, mask = encoder.prepare([noise(3_000, loudness=1e-3), noise(1_000)])
+    frames = encoder.frames(waves, mask)
+    expected = LogMel(10, convention="librosa")(raise_quiet(waves, mask, -20.0), mask)
+    assert torch.equal(frames.values, expected.values) and torch.equal(frames.mask, expected.mask)
+    assert frames.mask.sum(1).tolist() == [19, 7]
+    assert torch.equal(encoder.states(waves, mask).values, encoder.lstm(frames.values)[0])
+
+
+@torch.no_grad()
+def test_what_padded_frames_hold_never_matters_to_the_states():
+    encoder = RecurrentEncoder(16, 2, 10).eval()
+    frames = Tokens(torch.randn(2, 40, 10), torch.arange(40) < torch.tensor([[40], [20]]))
+    changed = Tokens(frames.values.masked_fill(~frames.mask[..., None], 7.0), frames.mask)
+    a, b = encoder.encode(frames), encoder.encode(changed)
+    assert torch.equal(a.mask, b.mask) and torch.equal(a.values, b.values)
+
+
+@torch.no_grad()
+def test_fewer_frames_than_the_model_was_built_for_take_the_first_positions():
+    torch.manual_seed(0)
+    encoder = AudioTransformer(16, 2, 2, bands=10, tokens=50).eval()
+    frames = torch.randn(2, 30, 10)
+    short = encoder.encode(Tokens(frames, torch.ones(2, 30, dtype=torch.bool)))
+    padded = encoder.encode(Tokens(nn.functional.pad(frames, (0, 0, 0, 70)), torch.arange(100).expand(2, -1) < 30))
+    torch.testing.assert_close(short.values, padded.values[:, :15], atol=1e-6, rtol=0)
+    assert padded.mask.sum(1).tolist() == [15, 15]
+
+
+@pytest.mark.bad_input
+def test_too_many_frames():
+    encoder = AudioTransformer(16, 2, 1, bands=10, tokens=20)
+    with pytest.raises(ValueError, match="41 frames, expected at most 40"):
+        encoder.encode(Tokens(torch.zeros(1, 41, 10), torch.ones(1, 41, dtype=torch.bool)))
+
+
+def test_gradients_reach_stored_frames_and_every_weight():
+    encoder = RecurrentEncoder(8, 2, 10)
+    frames = Tokens(torch.rand(2, 30, 10, requires_grad=True), torch.arange(30) < torch.tensor([[30], [11]]))
+    encoder.encode(frames).values.square().sum().backward()
+    assert frames.values.grad.isfinite().all() and not frames.values.grad[1, 11:].any()
+    assert all(p.grad.any() for p in encoder.lstm.parameters())
+
+
+@torch.no_grad()
+def test_resampled_clipped_and_quiet_sounds_are_encoded(speaker):
+    "The loudness is lost on purpose; what clipping and a telephone leave is near the clean sound, a wrong rate is not."
+    t = torch.arange(RATE) / RATE
+    sound = 0.3 * sum(torch.sin(2 * torch.pi * 150 * k * t) / k for k in range(1, 20))
+    eight = listening.resample(sound, RATE, 8000)
+    kinds = {"quiet": sound * 0.001, "clipped": sound.clamp(-0.3, 0.3), "telephone": listening.resample(eight, 8000),
+             "wrong rate": eight}
+    level = lambda x: 0.01 * x / x.square().mean().sqrt()
+    clean = speaker(*speaker.prepare([level(sound)])).values[0]
+    alike = {}
+    for name, other in kinds.items():
+        tokens = speaker(*speaker.prepare([level(other)])).values[0]
+        assert tokens.isfinite().all()
+        alike[name] = nn.functional.cosine_similarity(tokens[1:-1], clean[1:len(tokens) - 1], dim=1).mean()
+    assert alike["quiet"] > 0.999 and alike["wrong rate"] < min(alike["clipped"], alike["telephone"])
+
+
+def test_names_of_the_front_end_can_still_be_imported_from_here():
+    for name in ("LogMel", "hertz_to_mel", "mel_filters", "mel_to_hertz", "pad_sounds", "resample"):
+        assert getattr(audio, name) is getattr(listening, name)
