@@ -25,6 +25,7 @@ ENCODERS = {"text", "vision", "audio"}
 SUPPORT = {"files", "weights", "records", "figures", "emoji", "checkpoints", "report", "cli", "dates",
            "interactive", "attention_explorer", "exercises", "outcomes", "cards", "progress",
            "ex_attention", "ex_positions", "ex_multihead", "ex_transformer", "ex_data", "ex_augment", "ex_loading",
+           "ex_audio",
            "spectrogram_explorer",
            "tables", "gallery", "patch_explorer"}
 CLI_ONLY = {"cli"}
