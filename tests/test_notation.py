@@ -9,11 +9,11 @@ from test_repository import LADDER
 
 PAGE = notebooks.NBS / "00_notation.ipynb"
 CHAPTERS = ("01_attention", "02_positions", "03_multihead", "04_transformer", "04_seq2seq", "05_data",
-            "05_augment", "05_reading", "05_loading", "08_listening")
+            "05_augment", "05_reading", "05_loading", "08_listening", "06_masked")
 ROW = re.compile(r'^\| <a id="(term-[a-z0-9-]+)"></a>([^|]+?) \| ([^|]+?) \| '
                  r'\[([^\]]+)\]\((\w+)\.ipynb\) \| (.*?) ?\|$')
 # Set in italics to stress a word, or in another sense than a term's: no entry of their own.
-STRESSED = {"where", "kind", "number", "ahead", "everything", "add", "compute", "cards", "axes", "two", "front", "nan",
+STRESSED = {"all", "where", "kind", "number", "ahead", "everything", "add", "compute", "cards", "axes", "two", "front", "nan",
             "float16", "nothing", "same", "nan in a real token", "before", "p",
             "start", "stop", "woman judge", "man judge", "thumbs up", "thumbs down"}
 # A form of a term that the glossary has under another name.
@@ -22,7 +22,7 @@ SAME = {"fused": "fused kernel", "flops": "flop", "causal": "causal mask", "leak
         "recurrent": "recurrent network", "modalities": "modality", "splits": "split", "families": "family",
         "workers": "worker", "decibels": "decibel", "brightness": "brightness, contrast, saturation",
         "contrast": "brightness, contrast, saturation", "saturation": "brightness, contrast, saturation",
-        "leakage": "leak", "nyquist": "nyquist limit", "folded": "aliasing",
+        "leakage": "leak", "tied": "tied weights", "nyquist": "nyquist limit", "folded": "aliasing",
         "discrete fourier transform": "fourier transform", "fast fourier transform": "fourier transform"}
 
 
