@@ -13,8 +13,8 @@ CHAPTERS = ("01_attention", "02_positions", "03_multihead", "04_transformer", "0
 ROW = re.compile(r'^\| <a id="(term-[a-z0-9-]+)"></a>([^|]+?) \| ([^|]+?) \| '
                  r'\[([^\]]+)\]\((\w+)\.ipynb\) \| (.*?) ?\|$')
 # Set in italics to stress a word, or in another sense than a term's: no entry of their own.
-STRESSED = {"all", "where", "kind", "number", "ahead", "everything", "add", "compute", "cards", "axes", "two", "front", "nan",
-            "float16", "nothing", "same", "nan in a real token", "before", "p",
+STRESSED = {"where", "kind", "number", "ahead", "everything", "add", "compute", "cards", "axes", "two", "front", "nan",
+            "float16", "nothing", "same", "all", "nan in a real token", "before", "p",
             "start", "stop", "woman judge", "man judge", "thumbs up", "thumbs down"}
 # A form of a term that the glossary has under another name.
 SAME = {"fused": "fused kernel", "flops": "flop", "causal": "causal mask", "leaks": "leak", "rates": "rate",
