@@ -1,5 +1,6 @@
 """Chapter 6: the text encoder is BERT, padding never matters, and bad input is named."""
 import copy
+import functools
 import json
 
 import pytest
@@ -302,3 +303,96 @@ def test_no_tokenizer_and_no_such_pooling():
         TextEncoder(TextConfig(dim=16, heads=2, depth=1, hidden=32)).prepare(["a"])
     with pytest.raises(ValueError, match="unknown way 'median', expected 'mean', 'first' or 'max'"):
         pool(Tokens(torch.zeros(1, 1, 1), torch.ones(1, 1).bool()), "median")
+
+
+# --- a tokenizer of one's own, attention pooling, texts of any kind
+
+def test_trained_wordpiece_is_repeatable_and_loses_no_known_character():
+    names = module.unicode_names()
+    assert len(names) == 8771 and names == sorted(set(names))
+    first, again = (module.train_wordpiece(names[:2000], 300) for _ in range(2))
+    assert first.get_vocab() == again.get_vocab() and first.get_vocab_size() <= 300
+    assert [first.token_to_id(piece) for piece in module.SPECIAL] == [0, 1, 2, 3, 4]
+    assert first.encode("a").tokens[0] == "[CLS]" and first.encode("").tokens == ["[CLS]", "[SEP]"]
+    for name in names[:2000:97]:
+        assert "[UNK]" not in first.encode(name).tokens
+
+
+@pytest.mark.bad_input
+def test_a_vocabulary_too_small_for_the_letters_is_refused():
+    with pytest.raises(ValueError, match="train_wordpiece: 8 pieces, expected at least 11.*each of the 3 characters"):
+        module.train_wordpiece(["ab", "ca"], 8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 6), st.sampled_from([1, 2, 4]), st.integers(0, 10_000))
+def test_attention_pool_equals_a_loop_and_ignores_padding(batch, tokens, heads, seed):
+    g = torch.Generator().manual_seed(seed)
+    values = torch.randn(batch, tokens, 8, generator=g, dtype=torch.float64)
+    mask = torch.rand(batch, tokens, generator=g) < 0.7
+    weigh = module.AttentionPool(8, heads).double()
+    assert torch.allclose(weigh(Tokens(values, mask)), pool(Tokens(values, mask)))
+    with torch.no_grad():
+        weigh.query.copy_(torch.randn(weigh.query.shape, generator=g, dtype=torch.float64))
+        found = weigh(Tokens(values.masked_fill(~mask[..., None], torch.nan), mask))
+    for i in range(batch):
+        rows = values[i][mask[i]]
+        for h, (query, part) in enumerate(zip(weigh.query, rows.split(8 // heads, -1))):
+            share = (part @ query / (8 // heads) ** 0.5).softmax(0)
+            expected = share @ part if len(rows) else torch.zeros(8 // heads).double()
+            assert torch.allclose(found[i].split(8 // heads)[h], expected)
+
+
+@pytest.mark.bad_input
+def test_attention_pool_refuses():
+    with pytest.raises(ValueError, match="3 heads cannot share a width of 8"):
+        module.AttentionPool(8, 3)
+    with pytest.raises(ValueError, match=r"got tokens \(1, 2, 6\), expected \(batch, tokens, 8\)"):
+        module.AttentionPool(8)(Tokens(torch.zeros(1, 2, 6), torch.ones(1, 2).bool()))
+
+
+@pytest.mark.bad_input
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text(max_size=40), max_size=3))
+def test_any_text_in_any_script_is_framed_and_encoded(tiny_bert, texts):
+    "Zero-length text, control characters, scripts that the vocabulary lacks: ids within the vocabulary, no error."
+    encoder = _cached(tiny_bert[0])
+    ids, mask = encoder.prepare(texts)
+    assert ids.shape == mask.shape and len(ids) == len(texts)
+    for row, real in zip(ids, mask):
+        kept = row[real].tolist()
+        assert kept[0] == 101 and kept[-1] == 102 and 2 <= len(kept) <= 40 and not row[~real].any()
+    with torch.no_grad():
+        assert encoder(ids, mask).values.isfinite().all()
+
+
+@pytest.mark.bad_input
+@settings(max_examples=20, deadline=None)
+@given(st.integers(-(2**40), 2**40).filter(lambda i: not 0 <= i < 30_522), st.integers(0, 4))
+def test_an_id_outside_the_vocabulary_is_named(tiny_bert, wrong, place):
+    ids = torch.full((1, 5), 7)
+    ids[0, place] = wrong
+    with pytest.raises(ValueError, match=f"got token ids from {min(wrong, 7)} to {max(wrong, 7)}, expected 0 to 30521"):
+        _cached(tiny_bert[0])(ids, torch.ones(1, 5).bool())
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("text, place", [("a\ud83c b", 1), ("\udfff", 0)])
+def test_half_a_character_is_named(encoder, text, place):
+    with pytest.raises(ValueError, match=f"text 0 holds half a character.*at place {place}.*errors='replace'"):
+        encoder.prepare([text])
+
+
+def test_an_unknown_language_is_unknown_and_says_so_in_its_pieces(encoder):
+    "Amharic: every word is [UNK], so different sentences are nearly one; German is read in scraps, and is not English."
+    pieces = encoder.tokenizer.encode("ውሻ በሣር ላይ ይሮጣል").tokens
+    assert pieces == ["[CLS]", *["[UNK]"] * 4, "[SEP]"]
+    texts = ["ውሻ በሣር ላይ ይሮጣል", "ባቡሩ እኩለ ቀን ላይ", "a dog runs across the lawn", "ein Hund läuft über den Rasen"]
+    with torch.no_grad():
+        unit = torch.nn.functional.normalize(pool(encoder(*encoder.prepare(texts))), dim=-1)
+    assert unit[0] @ unit[1] > 0.95 and unit[2] @ unit[3] < 0.2
+
+
+@functools.cache
+def _cached(folder):
+    return TextEncoder.from_pretrained(folder)
