@@ -178,13 +178,13 @@ def address(tmp_path_factory):
 class TestMathematics:
     def test_sizes_and_places_of_patches(self, javascript):  # noqa: F811
         for height, width in [(48, 64), (96, 96), (97, 96), (224, 224)]:
-            assert javascript("patches", ["sizes", height, width]) == [patch_explorer.patch_sizes(height, width)]
+            assert javascript("patch", ["sizes", height, width]) == [patch_explorer.patch_sizes(height, width)]
         number = np.arange(48 * 64).reshape(48, 64)
         tokens = rearrange(number, "(h p) (w q) -> (h w) p q", p=8, q=8)
-        cells = javascript("patches", *(["cell", i, 8, 64] for i in range(48)))
+        cells = javascript("patch", *(["cell", i, 8, 64] for i in range(48)))
         assert [c["top"] * 64 + c["left"] for c in cells] == tokens[:, 0, 0].tolist()
         assert [(c["row"], c["column"]) for c in cells] == [(i // 8, i % 8) for i in range(48)]
-        owner = javascript("patches", *(["tokenAt", y, x, 8, 64] for y in range(48) for x in range(64)))
+        owner = javascript("patch", *(["tokenAt", y, x, 8, 64] for y in range(48) for x in range(64)))
         for token, pixels in enumerate(tokens):
             assert {owner[pixel] for pixel in pixels.flat} == {token}
 
@@ -193,10 +193,10 @@ class TestMathematics:
         layers = as_layers(given_, 48, 64)
         calls = [(i, place, axis) for i, one in enumerate(layers) for axis in (0, 1)
                  for place in range(one["size"][axis])]
-        found = javascript("patches", *(["field", layers, *call] for call in calls))
+        found = javascript("patch", *(["field", layers, *call] for call in calls))
         assert [(f["start"], f["size"], f["jump"]) for f in found] == [field(layers, *call) for call in calls]
         middle = [f["start"] + (f["size"] - 1) / 2 for f in found]
-        back = javascript("patches", *(["placeAt", layers, i, at, axis] for (i, _, axis), at in zip(calls, middle)))
+        back = javascript("patch", *(["placeAt", layers, i, at, axis] for (i, _, axis), at in zip(calls, middle)))
         assert back == [place for _, place, _ in calls], "the place over the middle of a field is its own"
 
 

@@ -82,7 +82,7 @@ class PatchExplorer(Interactive):
     `layers`: (kernel, stride) or (name, kernel, stride, padding) from the picture upwards, see `as_layers`.
     """
 
-    module, title = "patches", "Patch explorer"
+    module, title = "patch", "Patch explorer"
 
     def __init__(self, picture, patch: int = 16, layers: Sequence = (), token: int = 0, mode: str = "patches",
                  layer: int = 0, row: int = 0, column: int = 0):
