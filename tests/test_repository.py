@@ -29,7 +29,7 @@ SUPPORT = {"files", "weights", "records", "figures", "emoji", "checkpoints", "re
            "ex_text", "ex_masked",
            "ex_audio",
            "spectrogram_explorer",
-           "tables", "gallery", "patch_explorer"}
+           "tables", "gallery", "patch_explorer", "ex_families"}
 CLI_ONLY = {"cli"}
 
 
