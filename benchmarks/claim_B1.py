@@ -1,19 +1,21 @@
 """Claim B1: a CNN and a Vision Transformer of equal size, from scratch, on pictures and on a relation between shapes.
 
-Pictures: the group (of 8) of an emoji, in colour and as a line drawing, 64 × 64 pixels; 10, 30 and 100 % of the
-training families. Relation: are the two red shapes the same one? They stand side by side (near) or at least five cells
-apart (far), among grey shapes; every batch is new. Shapes fill the cells of a grid that is also the Transformer's grid
+Pictures: the group (of 8) of an emoji, in colour and as a line drawing; 10, 30 and 100 % of the training families.
+Relation: are the two red shapes the same one? They stand side by side (near) or at the other end (far), among grey
+shapes; every batch is new. Shapes fill the cells of a grid that is also the Transformer's grid
 of patches, so that finding them is easy for both and the relation is what is left.
 Parameters within 5 %, the same batches, steps, optimiser, schedule and augmentation; the learning rate is chosen for
 each model and task on the validation set, with a seed of its own.
 
-Writes claim B1 into results/claims.json. Run: python benchmarks/claim_B1.py
-Without the data at hand: `--pack FILE.pt` where they are, `--pictures FILE.pt` where they are not; `--quick` rehearses.
+Writes claim B1 into results/claims.json. Run: python benchmarks/claim_B1.py --plan small
+(one core, about 20 minutes; `--plan full` wants a GPU). Without the data at hand: `--pack FILE.pt` where they are,
+`--pictures FILE.pt` where they are not; `--quick` rehearses.
 """
 import argparse
 import concurrent.futures
 import functools
 import multiprocessing
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,45 +24,63 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmtutor.course import records
+from mmtutor.course import files, records
 from mmtutor.vision import ConvEncoder, VisionConfig, VisionTransformer
 
-SIZE, CELL, BATCH = 64, 8, 128
-STAGES = ((1, 3, 1, 1, 24), (2, 3, 2, 6, 40), (5, 3, 2, 6, 72), (3, 5, 2, 4, 112))  # 4 × 4 places in the end
-KINDS, RATES, SEEDS, CHOOSING = ("CNN", "ViT"), (5e-4, 1.5e-3, 5e-3), (0, 1, 2, 3, 4), 100
-SHARES, DISTANCES = (0.1, 0.3, 1.0), {"near": (1, 1), "far": (5, 7)}  # cells between the two shapes, by the longer axis
-STEPS = {"pictures": 600, "relation": 1000}
+
+@dataclass(frozen=True)
+class Plan:
+    "How large the pictures, the models and the training are."
+
+    size: int                                   # pixels a side
+    stages: tuple[tuple[int, ...], ...]         # of the CNN; 4 × 4 places in the end
+    stem: int
+    dims: tuple[int, int]                       # CNN, ViT
+    depth: int                                  # layers of the ViT
+    distances: dict[str, tuple[int, int]]       # cells between the two shapes, by the longer axis
+    steps: dict[str, int]
+    batch: int
+    seeds: tuple[int, ...]
+
+
+FULL = Plan(64, ((1, 3, 1, 1, 24), (2, 3, 2, 6, 40), (5, 3, 2, 6, 72), (3, 5, 2, 4, 112)), 24, (160, 112), 4,
+            {"near": (1, 1), "far": (5, 7)}, {"pictures": 600, "relation": 1000}, 128, (0, 1, 2, 3, 4))
+SMALL = Plan(32, ((1, 3, 1, 1, 16), (2, 3, 2, 4, 24), (3, 3, 2, 4, 48)), 16, (112, 48), 2,
+             {"near": (1, 1), "far": (3, 3)}, {"pictures": 500, "relation": 300}, 64, (0, 1, 2))
+PLANS = {"small": SMALL, "full": FULL}
+CELL, KINDS, RATES, CHOOSING, SHARES = 8, ("CNN", "ViT"), (5e-4, 1.5e-3, 5e-3), 100, (0.1, 0.3, 1.0)
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Judge(nn.Module):
     "An encoder, the mean of its tokens, a linear layer."
 
-    def __init__(self, kind: str, classes: int):
+    def __init__(self, plan: Plan, kind: str, classes: int):
         super().__init__()
         if kind == "CNN":
-            self.encoder = ConvEncoder(STAGES, stem=24, dim=160, size=SIZE)
+            self.encoder = ConvEncoder(plan.stages, stem=plan.stem, dim=plan.dims[0], size=plan.size)
             for module in self.encoder.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = 0.1  # a short training: the averages must follow faster
         else:
-            self.encoder = VisionTransformer(VisionConfig(SIZE, CELL, dim=112, heads=4, depth=4, pooling="mean"))
+            self.encoder = VisionTransformer(
+                VisionConfig(plan.size, CELL, dim=plan.dims[1], heads=4, depth=plan.depth, pooling="mean"))
         self.norm, self.read = nn.LayerNorm(self.encoder.dim), nn.Linear(self.encoder.dim, classes)
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.read(self.norm(self.encoder(pictures).values.mean(1)))
 
 
-def costs(kind: str) -> dict[str, int]:
+def costs(plan: Plan, kind: str) -> dict[str, int]:
     "Parameters, and multiply-adds of one picture forward."
-    model = Judge(kind, 8).eval()
+    model = Judge(plan, kind, 8).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8))
+        model(torch.zeros(1, 3, plan.size, plan.size, dtype=torch.uint8))
     return {"parameters": sum(p.numel() for p in model.parameters()),
             "multiply-adds": counter.get_total_flops() // 2}
 
 
-def pack(path: Path) -> None:
+def pack(path: Path, size: int) -> None:
     "Write the pictures of both styles, their groups and families, as tensors."
     from mmtutor import data
     data.build(progress=False)
@@ -69,7 +89,7 @@ def pack(path: Path) -> None:
         drawn, groups, families = [], [], []
         for style in ("colour", "lines"):
             rows = data.view(split, style=style)
-            drawn += [F.interpolate(data.picture_of(p)[None].float(), (SIZE, SIZE), mode="bilinear", antialias=True)
+            drawn += [F.interpolate(data.picture_of(p)[None].float(), (size, size), mode="bilinear", antialias=True)
                       .round().clamp(0, 255).byte()[0] for p in rows["picture"]]
             groups += list(rows["group"])
             families += range(len(rows))
@@ -93,12 +113,13 @@ def share_of(part: dict[str, Tensor], share: float, seed: int) -> tuple[Tensor, 
     return part["pictures"][rows], part["groups"][rows]
 
 
-def moved(batch: Tensor, generator: torch.Generator, most: int = 4) -> Tensor:
-    "Each picture shifted by up to `most` pixels, on white, and mirrored or not."
+def moved(batch: Tensor, generator: torch.Generator) -> Tensor:
+    "Each picture shifted by up to a sixteenth of its side, on white, and mirrored or not."
+    size, most = batch.shape[-1], batch.shape[-1] // 16
     dy, dx = torch.randint(2 * most + 1, (2, len(batch), 1), generator=generator).to(device)
     mirror = (torch.rand(len(batch), 1, generator=generator) < 0.5).to(device)
-    place = torch.arange(SIZE, device=device)
-    rows, columns = place + dy, torch.where(mirror, SIZE - 1 - place, place) + dx
+    place = torch.arange(size, device=device)
+    rows, columns = place + dy, torch.where(mirror, size - 1 - place, place) + dx
     batch = F.pad(batch, [most] * 4, value=255)
     return batch[torch.arange(len(batch), device=device)[:, None, None], :, rows[:, :, None], columns[:, None]].movedim(
         -1, 1)
@@ -114,10 +135,10 @@ def shapes() -> Tensor:
         inside & (y > 2 * x.abs() - 3.1), inside & (y.abs() > 1.2), inside & (x < 0)])
 
 
-def draw(count: int, distance: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    "Grids (count, 8, 8) of 0 = empty, 1–8 = grey shapes, 9–16 = red ones; and whether the two red ones are the same."
-    side, number = SIZE // CELL, len(shapes())
-    low, high = DISTANCES[distance]
+def draw(plan: Plan, count: int, distance: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    "Grids (count, rows, columns) of 0 = empty, 1–8 = grey shapes, 9–16 = red; and whether the red ones are the same."
+    side, number = plan.size // CELL, len(shapes())
+    low, high = plan.distances[distance]
     place = torch.cartesian_prod(torch.arange(side), torch.arange(side))
     apart = (place[:, None] - place).abs().amax(-1)
     pairs = ((apart >= low) & (apart <= high)).nonzero()
@@ -151,7 +172,8 @@ def accuracy(model: Judge, inputs: Tensor, labels: Tensor, paint) -> float:
     return torch.cat(right).mean().item()
 
 
-def train(task: str, detail: str, kind: str, rate: float, seed: int, path: str, steps: int, most: int) -> dict:
+def train(plan: Plan, task: str, detail: str, kind: str, rate: float, seed: int, path: str, steps: int,
+          most: int) -> dict:
     "Accuracy on at most `most` of validation and test after the last step; for the relation also on the way there."
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -159,19 +181,19 @@ def train(task: str, detail: str, kind: str, rate: float, seed: int, path: str, 
         sets, paint = pictures(path), lambda x: x
         inputs, labels = share_of(sets["train"], float(detail), seed)
         rows = torch.cat([torch.randperm(len(inputs), generator=generator)
-                          for _ in range(-(-steps * BATCH // len(inputs)))]).to(device)
+                          for _ in range(-(-steps * plan.batch // len(inputs)))]).to(device)
         tests = [(sets[split]["pictures"][:most], sets[split]["groups"][:most]) for split in ("validation", "test")]
     else:
         paint = painted
-        inputs, labels = (t.to(device) for t in draw(steps * BATCH, detail, generator))
-        rows = torch.arange(steps * BATCH, device=device)
-        tests = [tuple(t.to(device) for t in draw(most, detail, torch.Generator().manual_seed(9000 + s)))
+        inputs, labels = (t.to(device) for t in draw(plan, steps * plan.batch, detail, generator))
+        rows = torch.arange(steps * plan.batch, device=device)
+        tests = [tuple(t.to(device) for t in draw(plan, most, detail, torch.Generator().manual_seed(9000 + s)))
                  for s in (0, 1)]
-    model, way = Judge(kind, 8 if task == "pictures" else 2).to(device), {}
+    model, way = Judge(plan, kind, 8 if task == "pictures" else 2).to(device), {}
     optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.05, fused=device.type == "cuda")
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.1)
     for step in range(steps):
-        batch = rows[step * BATCH:(step + 1) * BATCH]
+        batch = rows[step * plan.batch:(step + 1) * plan.batch]
         x = moved(inputs[batch], generator) if task == "pictures" else paint(inputs[batch])
         loss = F.cross_entropy(model(x), labels[batch])
         optimiser.zero_grad()
@@ -239,27 +261,28 @@ def verdict(right: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--plan", choices=PLANS, default="small")
     parser.add_argument("--pack", type=Path, help="write the pictures to this file and stop")
     parser.add_argument("--pictures", type=Path, help="read the pictures from this file")
     parser.add_argument("--quick", action="store_true", help="a rehearsal: everything, a few steps, no record")
     parser.add_argument("--workers", type=int, default=4 if device.type == "cuda" else 1, help="models at once")
-    parser.add_argument("--steps", type=float, default=1.0, help="times the usual number of steps")
     parser.add_argument("--out", type=Path, help="folder of claims.json, if not results/")
     parser.add_argument("--commit", help="the commit, where git cannot be asked")
     given = parser.parse_args()
+    plan = PLANS[given.plan]
     if given.pack:
-        return pack(given.pack)
+        return pack(given.pack, plan.size)
     begun, path = given.commit or records.commit(), given.pictures
     if path is None:
-        path = records.cache_dir() / "claim-B1.pt"
-        pack(path)
-    steps = {task: 1 if given.quick else round(given.steps * number) for task, number in STEPS.items()}
-    rates, seeds = (RATES[:1], SEEDS[:2]) if given.quick else (RATES, SEEDS)
-    tasks = [("pictures", f"{share:g}") for share in SHARES] + [("relation", name) for name in DISTANCES]
-    cost = {kind: costs(kind) for kind in KINDS}
+        path = files.cache_dir() / f"claim-B1-{plan.size}.pt"
+        pack(path, plan.size)
+    steps = {task: 1 if given.quick else number for task, number in plan.steps.items()}
+    rates, seeds = (RATES[:1], plan.seeds[:2]) if given.quick else (RATES, plan.seeds)
+    tasks = [("pictures", f"{share:g}") for share in SHARES] + [("relation", name) for name in plan.distances]
+    cost = {kind: costs(plan, kind) for kind in KINDS}
     assert abs(cost["CNN"]["parameters"] / cost["ViT"]["parameters"] - 1) < 0.05, cost
     print(cost, flush=True)
-    job = lambda key: (*key, str(path), steps[key[0]], 32 if given.quick else 2000)
+    job = lambda key: (plan, *key, str(path), steps[key[0]], 32 if given.quick else 2000)
     tried = run_all({key: job(key) for task in tasks for kind in KINDS for rate in rates
                      for key in [(*task, kind, rate, CHOOSING)]}, given.workers)
     chosen = {(*task, kind): max(rates, key=lambda rate: tried[(*task, kind, rate, CHOOSING)]["validation"])
@@ -282,7 +305,7 @@ def main() -> None:
         "right": right, "on the training pictures": {"/".join(p): of(p, "train") for p in chosen}, "way": way,
         "rate": {"/".join(part): rate for part, rate in chosen.items()}, "rates tried": list(rates),
         "validation of the rates": {"/".join(map(str, key[:4])): round(r["validation"], 6) for key, r in tried.items()},
-        "cost": cost, "steps": steps, "batch": BATCH, "pixels": SIZE,
+        "cost": cost, "steps": steps, "batch": plan.batch, "pixels": plan.size,
         "train pictures": {f"{share:g}": len(share_of(groups["train"], share, 0)[0]) for share in SHARES},
         "test pictures": len(groups["test"]["groups"]),
         "largest group": round((groups["test"]["groups"] == most).float().mean().item(), 6)}
@@ -290,7 +313,7 @@ def main() -> None:
     if not given.quick:
         records.record_claim(
             "B1", "A CNN is good at spatial hierarchy, a ViT at global relations.", verdict(right),
-            "python benchmarks/claim_B1.py" + (f" --steps {given.steps:g}" if given.steps != 1 else ""), seeds, figures,
+            f"python benchmarks/claim_B1.py --plan {given.plan}", seeds, figures,
             summary=summary, chapter="07_vision", begun=begun, folder=given.out)
 
 

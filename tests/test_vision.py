@@ -1,8 +1,10 @@
 """Chapter 7: both encoders equal their references, prepare means what it says, and bad pictures are named."""
 import copy
 import importlib
+import io
 import json
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -16,22 +18,22 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mmtutor import vision as module
+from mmtutor.convolution import ConvNorm, MBConv, pad_same
 from mmtutor.course.files import EFFICIENTNET, Wheel, fetch, member
 from mmtutor.course.weights import read_tensors
 from mmtutor.vision import (
     LITE0_FILE,
+    MOST_PIXELS,
     ConvEncoder,
-    ConvNorm,
-    MBConv,
     VisionConfig,
     VisionTransformer,
-    pad_same,
     prepare_pictures,
     standardise,
 )
 
 REFERENCE = Wheel("efficientnet-lite-pytorch", "0.1.0",
                   "ce0fe869b0e829aceafc32f84275a40c0e3418d19216401b03f695f5f20cbc41")
+PHOTOGRAPHS = Wheel("foolbox", "3.3.4", "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb")
 
 
 @pytest.fixture(scope="session")
@@ -403,3 +405,131 @@ def test_wrong_checkpoint_is_refused(monkeypatch):
     monkeypatch.setattr(module, "read_tensors", lambda path: {"_conv_stem.weight": torch.zeros(32, 3, 3, 3)})
     with pytest.raises(ValueError, match="293 missing"):
         ConvEncoder.from_pretrained()
+
+
+# Another size of picture
+
+
+@pytest.mark.parametrize("height, width", [(32, 32), (48, 48), (48, 64), (16, 8), (8, 8)])
+def test_stretched_positions_equal_transformers(tiny_vit, height, width):
+    folder, theirs = tiny_vit
+    vit = VisionTransformer.from_pretrained(folder)
+    pictures = torch.rand(2, 3, height, width)
+    with torch.no_grad():
+        ours = vit(pictures, interpolate=True).values
+        expected = theirs((pictures - 0.5) / 0.5, interpolate_pos_encoding=True).last_hidden_state
+    assert ours.shape == (2, 1 + height * width // 64, 32) and (ours - expected).abs().max() < 1e-5
+
+
+def test_stretching_is_asked_for_and_learns():
+    vit = VisionTransformer(VisionConfig(size=32, patch=8, dim=24, heads=3, depth=1))
+    other = torch.zeros(1, 3, 48, 40).byte()
+    with pytest.raises(ValueError, match="got 48 × 40 pixels, expected 32 × 32 .*interpolate=True"):
+        vit(other)
+    with pytest.raises(ValueError, match="got 48 × 42 pixels, expected multiples of 8"):
+        vit(torch.zeros(1, 3, 48, 42).byte(), interpolate=True)
+    vit(other, interpolate=True).values.square().sum().backward()
+    assert vit.positions.grad.abs().amin(-1).min() > 0, "every row of the table has a share"
+    assert torch.equal(vit.places(4, 4), vit.positions)
+    assert torch.equal(vit.places(9, 3)[:, 0], vit.positions[:, 0]), "the class token has no place"
+
+
+def test_a_table_keeps_its_corners_in_order():
+    "Rows stay rows: a table that grows downwards only is stretched downwards only."
+    vit = VisionTransformer(VisionConfig(size=32, patch=8, dim=8, heads=1, depth=1, pooling="mean")).double()
+    with torch.no_grad():
+        vit.positions.copy_(torch.arange(4.0)[:, None, None].expand(4, 4, 8).reshape(1, 16, 8))
+        table = vit.places(8, 2).view(8, 2, 8)
+    assert torch.allclose(table, table[:, :1, :1].expand_as(table)) and (table[1:] > table[:-1]).all()
+
+
+@pytest.mark.parametrize("pooling", ["class", "mean"])
+def test_sinusoidal_positions_serve_any_size(pooling):
+    from mmtutor.positions import SinusoidalPositions, grid_positions
+    vit = VisionTransformer(VisionConfig(32, 8, 24, 3, 1, pooling=pooling, positions="sinusoidal")).double().eval()
+    assert not any("positions" in name for name, _ in vit.named_parameters())
+    table, first = vit.places(3, 5), int(pooling == "class")
+    waves = SinusoidalPositions(24, axes=2).encode(grid_positions(3, 5))
+    assert torch.equal(table[0, first:], waves) and table[0, :first].eq(0).all()
+    with torch.no_grad():
+        assert vit(torch.zeros(2, 3, 24, 40).byte()).values.shape == (2, 15 + first, 24)
+        a, b = vit(torch.zeros(1, 3, 24, 40).byte()).values[0, first:first + 2]
+    assert (a - b).abs().max() > 1e-3, "equal patches at different places differ"
+    with pytest.raises(ValueError, match="positions 'learned' or 'sinusoidal', not 'rotary'"):
+        VisionTransformer(VisionConfig(positions="rotary"))
+
+
+# Whatever comes
+
+
+@pytest.fixture(scope="session")
+def file_of():
+    def save(picture, kind):
+        file = io.BytesIO()
+        picture.save(file, kind)
+        return file.getvalue()
+    return save
+
+
+MODES = ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr", "HSV", "LAB"]
+
+
+@pytest.mark.bad_input
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(MODES), st.integers(1, 300), st.integers(1, 300), st.integers(1, 40))
+def test_any_picture_of_8_bits_becomes_a_square(mode, width, height, size):
+    picture = Image.new(mode, (width, height), 0)
+    out = prepare_pictures([picture], size)
+    assert out.shape == (1, 3, size, size) and out.dtype == torch.uint8
+    assert torch.equal(out, prepare_pictures([picture], size)), "the given picture was changed"
+
+
+@pytest.mark.bad_input
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["PNG", "JPEG", "GIF", "BMP"]), st.floats(0, 1), st.integers(0, 255))
+def test_a_damaged_file_is_named_or_still_a_picture(file_of, photographs, kind, where, byte):
+    "A file that breaks off, and a file with one wrong byte: a ValueError that names the picture, or pixels."
+    whole = file_of(photographs[0].resize((40, 30)), kind)
+    place = int(where * (len(whole) - 1))
+    for damaged in (whole[:place], whole[:place] + bytes([byte]) + whole[place + 1:]):
+        try:
+            picture = Image.open(io.BytesIO(damaged))
+        except (OSError, SyntaxError, ValueError):  # Pillow refuses it at sight
+            continue
+        try:
+            assert prepare_pictures([picture], 16).shape == (1, 3, 16, 16)
+        except ValueError as error:
+            assert "prepare: picture 0: " in str(error)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_file_that_breaks_off_is_damaged(file_of, photographs, kind):
+    whole = file_of(photographs[0], kind)
+    with pytest.raises(ValueError, match="prepare: picture 1: its file is damaged .*truncated"):
+        prepare_pictures([photographs[1], Image.open(io.BytesIO(whole[:len(whole) // 2]))], 32)
+
+
+@pytest.mark.bad_input
+def test_huge_pictures_are_refused_before_they_are_unpacked():
+    vast = Image.new("1", (10_000, 9_000))
+    with pytest.raises(ValueError, match="picture 0: got 10,000 × 9,000 pixels, expected at most 89,478,485; reduce"):
+        prepare_pictures([vast], 32)
+    assert MOST_PIXELS == Image.MAX_IMAGE_PIXELS
+    assert prepare_pictures([Image.new("1", (9_000, 9_000))], 4).shape == (1, 3, 4, 4)
+
+
+# Names and photographs from other wheels
+
+
+def test_top_five_of_labelled_photographs(weights):
+    "Twenty of ImageNet's own pictures, whose names end in their class: 17 right at once, 20 among five."
+    with zipfile.ZipFile(fetch(PHOTOGRAPHS)) as archive:
+        files = sorted(name for name in archive.namelist() if "/imagenet_" in name)
+        pictures = [Image.open(io.BytesIO(archive.read(name))) for name in files]
+    answers = torch.tensor([int(name.removesuffix(".jpg").rsplit("_", 1)[1]) for name in files])
+    encoder = ConvEncoder.from_pretrained(size=224)
+    with torch.no_grad():
+        features = encoder(*encoder.prepare(pictures)).values.mean(1)
+    found = F.linear(features, weights["_fc.weight"], weights["_fc.bias"]).topk(5).indices.eq(answers[:, None])
+    assert len(files) == 20 and found[:, 0].sum() == 17 and found.any(1).all()
