@@ -152,7 +152,7 @@ class VisionTransformer(nn.Module):
         height, width = x.shape[2:]
         if c.positions == "learned" and not interpolate and (height, width) != (c.size, c.size):
             raise ValueError(f"VisionTransformer: got {height} × {width} pixels, expected {c.size} × {c.size} for "
-                             "its learned positions; `prepare` brings pictures to it, or stretch them: interpolate=True")
+                             "its learned positions; `prepare` brings pictures to it; or stretch: interpolate=True")
         if height % c.patch or width % c.patch:
             raise ValueError(f"VisionTransformer: got {height} × {width} pixels, expected multiples of {c.patch}")
         x = self.patches(rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=c.patch, q=c.patch))
