@@ -8,7 +8,7 @@ Parameters within 5 %, the same batches, steps, optimiser, schedule and augmenta
 each model and task on the validation set, with a seed of its own.
 
 Writes claim B1 into results/claims.json. Run: python benchmarks/claim_B1.py --plan small
-(one core, about 20 minutes; `--plan full` wants a GPU). Without the data at hand: `--pack FILE.pt` where they are,
+(one core, about 25 minutes; `--plan full` wants a GPU). Without the data at hand: `--pack FILE.pt` where they are,
 `--pictures FILE.pt` where they are not; `--quick` rehearses.
 """
 import argparse
@@ -46,7 +46,7 @@ class Plan:
 FULL = Plan(64, ((1, 3, 1, 1, 24), (2, 3, 2, 6, 40), (5, 3, 2, 6, 72), (3, 5, 2, 4, 112)), 24, (160, 112), 4,
             {"near": (1, 1), "far": (5, 7)}, {"pictures": 600, "relation": 1000}, 128, (0, 1, 2, 3, 4))
 SMALL = Plan(32, ((1, 3, 1, 1, 16), (2, 3, 2, 4, 24), (3, 3, 2, 4, 48)), 16, (112, 48), 2,
-             {"near": (1, 1), "far": (3, 3)}, {"pictures": 500, "relation": 300}, 64, (0, 1, 2))
+             {"near": (1, 1), "far": (3, 3)}, {"pictures": 500, "relation": 700}, 64, (0, 1, 2))
 PLANS = {"small": SMALL, "full": FULL}
 CELL, KINDS, RATES, CHOOSING, SHARES = 8, ("CNN", "ViT"), (5e-4, 1.5e-3, 5e-3), 100, (0.1, 0.3, 1.0)
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
