@@ -230,10 +230,10 @@ def run_all(jobs: dict[tuple, tuple], workers: int) -> dict[tuple, dict]:
 
 
 def ahead(right: dict, task: str, first: str, second: str) -> bool:
-    "`first` beats `second` in every seed, and by more than the spread of the difference."
+    "`first` beats `second` in every seed, by more than the spread of the difference and by more than a hundredth."
     pairs = zip(right[f"{task}/{first}"]["values"], right[f"{task}/{second}"]["values"])
     gap = records.spread([a - b for a, b in pairs])
-    return min(gap["values"]) > 0 and gap["mean"] > gap["sd"]
+    return min(gap["values"]) > 0 and gap["mean"] > max(gap["sd"], 0.01)
 
 
 def verdict(right: dict) -> str:

@@ -9,11 +9,8 @@ from test_repository import LADDER
 
 PAGE = notebooks.NBS / "00_notation.ipynb"
 CHAPTERS = ("01_attention", "02_positions", "03_multihead", "04_transformer", "04_seq2seq", "05_data",
-<<<<<<< HEAD
-            "05_augment", "05_reading", "05_loading", "08_listening", "06_masked")
-=======
-            "05_augment", "05_reading", "05_loading", "07_convolution", "07_vision")
->>>>>>> 00cb855 (Claim B1: more steps for the relation)
+            "05_augment", "05_reading", "05_loading", "08_listening", "06_masked",
+            "07_convolution", "07_vision")
 ROW = re.compile(r'^\| <a id="(term-[a-z0-9-]+)"></a>([^|]+?) \| ([^|]+?) \| '
                  r'\[([^\]]+)\]\((\w+)\.ipynb\) \| (.*?) ?\|$')
 # Set in italics to stress a word, or in another sense than a term's: no entry of their own.
@@ -27,7 +24,9 @@ SAME = {"fused": "fused kernel", "flops": "flop", "causal": "causal mask", "leak
         "workers": "worker", "decibels": "decibel", "brightness": "brightness, contrast, saturation",
         "contrast": "brightness, contrast, saturation", "saturation": "brightness, contrast, saturation",
         "leakage": "leak", "tied": "tied weights", "nyquist": "nyquist limit", "folded": "aliasing",
-        "discrete fourier transform": "fourier transform", "fast fourier transform": "fourier transform"}
+        "discrete fourier transform": "fourier transform", "fast fourier transform": "fourier transform",
+        "patches": "patch", "convolutions": "convolution", "stretches": "position interpolation",
+        "depthwise": "depthwise convolution", "channels_last": "channels last"}
 
 
 def table() -> str:
