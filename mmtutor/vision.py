@@ -71,7 +71,7 @@ def prepare_pictures(pictures: Sequence[Tensor | Image.Image], size: int) -> UIn
             done.append(_square(picture, size))
         except ValueError as error:
             raise ValueError(f"prepare: picture {i}: {error}") from None
-        except (OSError, SyntaxError) as error:  # Pillow reads a file's pixels only now
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow reads a file's pixels only now
             raise ValueError(f"prepare: picture {i}: its file is damaged ({error})") from error
     return torch.stack(done) if done else torch.zeros(0, 3, size, size, dtype=torch.uint8)
 
