@@ -27,6 +27,7 @@ def occlusion(
 ) -> Float[Tensor, "rows columns"]:
     """How far the score falls when a square is covered, for each place of the square; negative where it rises.
 
+    Places start at the upper left; a strip narrower than `stride` at the right or lower edge may stay uncovered.
     ValueError if the square does not fit or the score is not one number a picture.
     Source: Zeiler and Fergus 2014, arXiv:1311.2901, section 4.2.
     """
@@ -36,7 +37,7 @@ def occlusion(
                          "expected (channels, height, width), a square that fits into it, and a stride of 1 or more")
     tops, lefts = (range(0, side - size + 1, stride) for side in picture.shape[1:])
     covered = picture.repeat(len(tops) * len(lefts), 1, 1, 1)
-    for one, (top, left) in zip(covered, ((t, l) for t in tops for l in lefts)):
+    for one, (top, left) in zip(covered, ((y, x) for y in tops for x in lefts)):
         one[:, top:top + size, left:left + size] = fill
     with torch.no_grad():
         found = [score(part) for part in (picture[None], *covered.split(batch))]
@@ -50,12 +51,12 @@ def occlusion(
 def agreement(a: Float[Tensor, "rows columns"], b: Float[Tensor, "rows columns"]) -> float:
     """Spearman's rank correlation of two maps; equal values share their mean rank.
 
-    ValueError if the shapes differ, or if a map says the same of every place.
+    ValueError if the shapes differ, a value is not finite, or a map says the same of every place.
     """
-    if a.shape != b.shape or a.min() == a.max() or b.min() == b.max():
+    if a.shape != b.shape or any(not m.isfinite().all() or m.min() == m.max() for m in (a, b)):
         raise ValueError(f"agreement: maps {tuple(a.shape)} and {tuple(b.shape)} with values from {a.min():.3g} to "
-                         f"{a.max():.3g} and from {b.min():.3g} to {b.max():.3g}; expected the same shape, and maps "
-                         "that differ from place to place")
+                         f"{a.max():.3g} and from {b.min():.3g} to {b.max():.3g}; expected the same shape, and "
+                         "finite values that differ from place to place")
     ranks = []
     for values in (a.flatten(), b.flatten()):
         _, group, count = values.unique(return_inverse=True, return_counts=True)
@@ -119,10 +120,11 @@ def effective_receptive_field(
 def square_of(field: Float[Tensor, "height width"], share: float) -> int:
     """The side of the smallest square around the field's centre of mass that holds `share` of it.
 
-    ValueError for a share that is not above 0 and at most 1.
+    ValueError for a share that is not above 0 and at most 1, or a field that is negative somewhere or 0 everywhere.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"square_of: share {share}, expected above 0 and at most 1")
+    if not 0 < share <= 1 or not field.min() >= 0 or not field.sum() > 0:
+        raise ValueError(f"square_of: share {share} of a field from {field.min():.3g} to {field.max():.3g}, expected a "
+                         "share above 0 and at most 1, and values of 0 or more, not all 0")
     y, x = (round((field.sum(1 - axis) * torch.arange(n)).sum().item() / field.sum().item())
             for axis, n in enumerate(field.shape))
     for reach in range(max(field.shape)):
@@ -152,7 +154,8 @@ def rollout(
     for layer, w in enumerate(weights):
         if not torch.allclose(w.sum(-1), torch.ones_like(w[..., 0]), atol=1e-4):
             raise ValueError(f"rollout: the rows of layer {layer} sum to {w.sum(-1).min():.3g} … "
-                             f"{w.sum(-1).max():.3g}, expected 1; hand over weights after the softmax, and no dead rows")
+                             f"{w.sum(-1).max():.3g}, expected 1; hand over weights after the softmax, and no dead "
+                             f"rows")
     stays = residual * torch.eye(shapes[0][-1], dtype=weights[0].dtype, device=weights[0].device)
     total = stays / residual if residual else torch.eye(len(stays)).to(stays)
     total = total.expand(shapes[0][0], -1, -1)
@@ -164,21 +167,30 @@ def rollout(
 def attention_of(model: nn.Module, *inputs) -> list[Float[Tensor, "batch heads tokens tokens"]]:
     """The attention weights of every `MultiHeadAttention` in `model`, in the order of the calls.
 
-    The model runs once as always, then each layer again with what it was given. ValueError if there is none.
+    The model runs once, each layer with `need_weights`. ValueError if it holds no such layer.
     """
-    layers, calls = [m for m in model.modules() if isinstance(m, MultiHeadAttention)], []
+    layers, found, wanted = [m for m in model.modules() if isinstance(m, MultiHeadAttention)], [], []
     if not layers:
         raise ValueError(f"attention_of: {type(model).__name__} holds no MultiHeadAttention; "
                          "for a convolutional network see grad_cam and occlusion")
-    hooks = [m.register_forward_pre_hook(lambda *call: calls.append(call), with_kwargs=True) for m in layers]
+
+    def ask(layer, args, kwargs):
+        wanted.append(kwargs.get("need_weights", False))
+        return args, kwargs | {"need_weights": True}
+
+    def keep(layer, args, result):
+        found.append(result[1])
+        return result if wanted.pop() else result[0]  # the model gets what it asked for
+
+    hooks = [hook for m in layers for hook in (m.register_forward_pre_hook(ask, with_kwargs=True),
+                                               m.register_forward_hook(keep))]
     try:
         with torch.no_grad():
             model(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    with torch.no_grad():
-        return [m(*args, **kwargs | {"need_weights": True})[1] for m, args, kwargs in calls]
+    return found
 
 # %% ../nbs/07_looking.ipynb #e1982f30
 def shuffle_weights(module: nn.Module, generator: torch.Generator) -> nn.Module:
