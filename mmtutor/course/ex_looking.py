@@ -6,6 +6,7 @@
 __all__ = ['class_map', 'roll', 'cam', 'agree', 'arrives', 'blind', 'flat', 'chapter', 'progress']
 
 # %% ../../nbs/course/ex_looking.ipynb #b7852359
+import math
 from collections.abc import Iterator
 
 import torch
@@ -29,7 +30,7 @@ def _class_map_cases() -> Iterator[Case]:
 class_map = Exercise(
     name="class_map", chapter="07_looking", title="A row becomes a map", minutes=2, reference=_class_map,
     cases=_class_map_cases,
-    another=lambda total: torch.stack(total[0].tensor_split(range(1, len(total), round(len(total[1:]) ** 0.5)))[1:]),
+    another=lambda total: torch.stack(total[0, 1:].chunk(math.isqrt(len(total) - 1))),
     wrong=(
         Wrong("the column", lambda total: _class_map(total.T),
               "A column says what everybody takes from the class token. Who asks stands in the row."),
