@@ -138,20 +138,67 @@ class Bomb:
         return (Path.touch, (Path("exploded"),))
 
 
+BOMBS = {"torch.save": lambda path: torch.save({"a": Bomb()}, path),
+         "torch.save, the old way": lambda path: torch.save({"a": Bomb()}, path, _use_new_zipfile_serialization=False),
+         **{f"pickle, protocol {n}": lambda path, n=n: Path(path).write_bytes(pickle.dumps({"a": Bomb()}, n))
+            for n in (2, 4)}}
+
+
 @pytest.mark.bad_input
-def test_unsafe_and_damaged_files_are_refused(cache, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_program_in_a_pickle_is_named_and_not_run(kind, cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("bomb.pt").write_bytes(pickle.dumps({"a": Bomb()}))
-    with pytest.raises(ValueError, match="bomb.pt cannot be read safely"):
+    BOMBS[kind]("bomb.pt")
+    with pytest.raises(ValueError, match=r"bomb.pt carries a program: .* call .*pathlib\..*Nothing was run. Expected"):
         weights.read_tensors("bomb.pt")
-    assert not Path("exploded").exists()
+    assert not Path("exploded").exists() and not list(cache.rglob("*.safetensors"))
+    if "pickle" in kind:
+        pickle.loads(Path("bomb.pt").read_bytes())
+        assert Path("exploded").exists(), "the program is real: a careless reader runs it"
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("kind", ["new.pt", "old.pt", "whole.safetensors"])
+def test_a_file_cut_anywhere_is_said_to_be_cut_off(kind, cache, tmp_path):
+    path, tensors = tmp_path / kind, {"a": torch.ones(1000)}
+    if kind.endswith(".pt"):
+        torch.save(tensors, path, _use_new_zipfile_serialization=kind == "new.pt")
+    else:
+        save_file(tensors, path)
+    whole = path.read_bytes()
+    for length in (0, 5, 40, 400, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=f"{kind} is cut off: .*{length:,} bytes .*etch it again"):
+            weights.read_tensors(path)
+    if kind == "whole.safetensors":
+        with pytest.raises(ValueError, match=f"{len(whole) - 1:,} bytes came, expected at least {len(whole):,}"):
+            weights.read_tensors(path)
+    path.write_bytes(whole)
+    assert weights.read_tensors(path)["a"].sum() == 1000
+
+
+@pytest.mark.bad_input
+def test_other_files_and_other_contents_are_refused(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("page.pt", "page.safetensors"):
+        Path(name).write_text("<html>not found</html>")
+        with pytest.raises(ValueError, match=f"{name} is damaged or .*begin with b'<html>"):
+            weights.read_tensors(name)
+        with pytest.raises(FileNotFoundError, match=f"there is no file no-{name}"):
+            weights.read_tensors(f"no-{name}")
     torch.save({"a": "text"}, "odd.pt")
     with pytest.raises(ValueError, match=r"no tensors: \['a'\]"):
         weights.read_tensors("odd.pt")
-    save_file({"a": torch.ones(1000)}, "whole.safetensors")
-    Path("cut.safetensors").write_bytes(Path("whole.safetensors").read_bytes()[:500])
-    with pytest.raises(ValueError, match="cut.safetensors is damaged"):
-        weights.read_tensors("cut.safetensors")
+    with pytest.raises(ValueError, match=r"holds \['a'\], expected a dictionary with 'state'"):
+        weights.read_tensors("odd.pt", "state")
+    torch.save([torch.ones(2)], "list.pt")
+    with pytest.raises(ValueError, match="holds a list, expected a dictionary"):
+        weights.read_tensors("list.pt")
+
+
+def test_two_parts_of_one_pickle_are_told_apart(cache, tmp_path):
+    torch.save({"one": {"a": torch.ones(1)}, "two": {"b": torch.zeros(2)}}, tmp_path / "both.pt")
+    assert [list(weights.read_tensors(tmp_path / "both.pt", key)) for key in ("one", "two")] == [["a"], ["b"]]
 
 
 # --- records ---

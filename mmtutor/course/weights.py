@@ -6,7 +6,13 @@
 __all__ = ['read_tensors', 'LoadReport', 'load_into', 'model_folder']
 
 # %% ../../nbs/course/weights.ipynb #e0467b19
-import pickle
+import hashlib
+import io
+import json
+import pickletools
+import re
+import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,33 +31,92 @@ def read_tensors(
 ) -> dict[str, Tensor]:
     """The tensors of a weight file by name, on the CPU.
 
-    Pickled files are read with `weights_only=True` and converted once. Raises ValueError for a file that cannot be
-    read, or that holds anything but tensors.
+    Pickled files are read with `weights_only=True` and converted once. Raises FileNotFoundError, and ValueError for a
+    file with a program in it, for one that is cut off, damaged or of another kind, and for one that holds other things.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"read_tensors: there is no file {path}")
     if path.suffix == ".safetensors":
         return _load(path)
-    converted = cache_dir() / "converted" / f"{sha256_of(path)[:32]}.safetensors"
+    part_of = "" if inside is None else f"-{hashlib.sha256(inside.encode()).hexdigest()[:8]}"
+    converted = cache_dir() / "converted" / f"{sha256_of(path)[:32]}{part_of}.safetensors"
     if not converted.exists():
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            raise ValueError(f"read_tensors: {path} cannot be read safely ({str(error).splitlines()[0]}). "
-                             "Only files that hold nothing but tensors are accepted.") from error
-        found = found if inside is None else found[inside]
-        odd = [k for k, v in found.items() if not isinstance(v, Tensor)]
-        if odd:
-            raise ValueError(f"read_tensors: {path} holds {len(odd)} entries that are no tensors: {odd[:5]}")
+        tensors = _unpickle(path, inside)
         with atomically(converted) as part:
-            save_file({k: v.detach().clone().contiguous() for k, v in found.items()}, part)
+            save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, part)
     return _load(converted)
+
+# %% ../../nbs/course/weights.ipynb #9cc43edc
+def _imports(path: Path) -> list[str]:
+    "What the pickles in a file would import, the pieces of tensors left out. Nothing of it is run."
+    found, values, memo = set(), [None, None], {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            data = io.BytesIO(archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl"))))
+    except (zipfile.BadZipFile, StopIteration, OSError):
+        data = io.BytesIO(path.read_bytes())
+    try:
+        while True:  # the oldest files hold several pickles in a row
+            for step, value, _ in pickletools.genops(data):
+                if "PUT" in step.name or step.name == "MEMOIZE":
+                    memo[len(memo) if value is None else value] = values[-1]
+                    continue
+                if "GLOBAL" in step.name:
+                    found.add(value.replace(" ", ".") if value else f"{values[-2]}.{values[-1]}")
+                values.append(memo.get(value) if "GET" in step.name else value)
+    except Exception:  # the end of the pickles, or what is no pickle
+        return sorted(n for n in found if not re.fullmatch(r"torch(\._utils)?\.\w+|collections\.OrderedDict", n))
+
+
+def _unpickle(path: Path, inside: str | None) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if names := _imports(path):
+            raise ValueError(f"read_tensors: {path} carries a program: to open it would be to call "
+                             f"{', '.join(names[:4])}. "
+                             "Nothing was run. Expected a file that holds tensors and nothing else.") from error
+        size, head = path.stat().st_size, path.read_bytes()[:12]
+        if isinstance(error, EOFError) or "EOF" in str(error) or head[:2] == b"PK" and not zipfile.is_zipfile(path):
+            raise ValueError(f"read_tensors: {path} is cut off: its {size:,} bytes end too early. "
+                             "Expected a whole file of torch.save; fetch it again.") from error
+        raise ValueError(f"read_tensors: {path} is damaged or of another kind: {size:,} bytes that "
+                         f"begin with {head!r}. Expected a file of torch.save.") from error
+    if inside is not None:
+        if not isinstance(found, dict) or inside not in found:
+            there = list(found)[:5] if isinstance(found, dict) else type(found).__name__
+            raise ValueError(f"read_tensors: {path} holds {there}, expected a dictionary with {inside!r} in it")
+        found = found[inside]
+    if not isinstance(found, dict):
+        raise ValueError(f"read_tensors: {path} holds a {type(found).__name__}, expected a dictionary of tensors")
+    odd = [k for k, v in found.items() if not isinstance(v, Tensor)]
+    if odd:
+        raise ValueError(f"read_tensors: {path} holds {len(odd)} entries that are no tensors: {odd[:5]}")
+    return found
 
 
 def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"read_tensors: {path} is damaged or no safetensors file ({error})") from error
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(8)
+            header = int.from_bytes(start, "little")
+            expected = 8 + header
+            try:
+                if expected <= size:
+                    entries = json.loads(file.read(header))
+                    expected += max(v["data_offsets"][1] for k, v in entries.items() if k != "__metadata__")
+            except (ValueError, KeyError, TypeError, AttributeError):
+                expected = 0
+        if len(start) < 8 or header <= 100_000_000 and expected > size:  # the format's own limit of a header
+            raise ValueError(f"read_tensors: {path} is cut off: {size:,} bytes came, expected at least "
+                             f"{max(expected, 8):,}. Fetch it again.") from error
+        raise ValueError(f"read_tensors: {path} is damaged or no safetensors file: its {size:,} bytes begin with "
+                         f"{start!r} ({error})") from error
 
 # %% ../../nbs/course/weights.ipynb #852d33b2
 @dataclass(frozen=True)
