@@ -1,4 +1,4 @@
-"""A miniature Transfusion on 8 × 8 digits: reading, drawing, and the mask that is open within a picture; CPU, one thread.
+"""A miniature Transfusion on 8 × 8 digits: reading, drawing, and the mask that is open in a picture; CPU, one thread.
 
 Three seeds (initial weights, batches, noise), each with the open mask and with one that is causal everywhere.
 Writes results/transfusion.json. Run: python benchmarks/transfusion.py

@@ -30,7 +30,8 @@ def _mix_cases() -> Iterator[Case]:
 
 mix = Exercise(
     name="mix", chapter="12_transfusion", title="Mix a picture with noise", minutes=2, reference=_mix, cases=_mix_cases,
-    another=lambda picture, noise, t: picture * math.sin(math.pi / 2 * (1 - t)) + noise * math.cos(math.pi / 2 * (1 - t)),
+    another=lambda picture, noise, t: (
+        picture * math.sin(math.pi / 2 * (1 - t)) + noise * math.cos(math.pi / 2 * (1 - t))),
     wrong=(
         Wrong("shares that add up to 1", lambda picture, noise, t: (1 - t) * picture + t * noise,
               "With shares 1 − t and t the variance sinks to a half in the middle. Cosine and sine: their **squares** "
@@ -41,9 +42,11 @@ mix = Exercise(
               "At t = 0 the picture should be untouched; yours is noise there."),
         Wrong("squared shares", lambda picture, noise, t: math.cos(math.pi / 2 * t)**2 * picture
               + math.sin(math.pi / 2 * t)**2 * noise,
-              "The squares of the shares are the shares of the **variance**. Numbers are mixed with the shares themselves."),
+              "The squares of the shares are the shares of the **variance**. Numbers are mixed with the shares "
+              "themselves."),
     ),
-    hints=("At t = 0 the picture, at t = 1 the noise.", "The angle is π/2 · t.", "cos for the picture, sin for the noise."))
+    hints=("At t = 0 the picture, at t = 1 the noise.", "The angle is π/2 · t.",
+           "cos for the picture, sin for the noise."))
 
 # %% ../../nbs/course/ex_transfusion.ipynb #c73c11f2
 def _clean(x: Float[Tensor, "..."], noise: Float[Tensor, "..."], t: float) -> Float[Tensor, "..."]:
@@ -62,8 +65,10 @@ clean = Exercise(
     cases=_clean_cases,
     another=lambda x, noise, t: (x / math.cos(math.pi / 2 * t) - math.tan(math.pi / 2 * t) * noise).clip(-1, 1),
     wrong=(
-        Wrong("not held within", lambda x, noise, t: (x - math.sin(math.pi / 2 * t) * noise) / math.cos(math.pi / 2 * t),
-              "Near t = 1 you divide by almost nothing and get pixels far blacker than black. Hold them within −1 and 1."),
+        Wrong("not held within", lambda x, noise, t: (
+            x - math.sin(math.pi / 2 * t) * noise) / math.cos(math.pi / 2 * t),
+              "Near t = 1 you divide by almost nothing and get pixels far blacker than black. Hold them within −1 "
+              "and 1."),
         Wrong("all of the noise", lambda x, noise, t: ((x - noise) / math.cos(math.pi / 2 * t)).clamp(-1, 1),
               "Only the share sin(π/2 · t) of the noise went in; take off no more."),
         Wrong("not divided", lambda x, noise, t: (x - math.sin(math.pi / 2 * t) * noise).clamp(-1, 1),
@@ -101,8 +106,8 @@ back = Exercise(
         Wrong("all at once", lambda x, noise, t, earlier: _clean(x, noise, t),
               "You went to the picture at once. Mix it with its noise again, for the earlier time."),
         Wrong("the old noise", lambda x, noise, t, earlier: _mix(_clean(x, noise, t), noise, earlier),
-              "Where the picture was held within −1 and 1, the predicted noise no longer goes with it. Compute the noise once "
-              "more, from x and the picture."),
+              "Where the picture was held within −1 and 1, the predicted noise no longer goes with it. Compute the "
+              "noise once more, from x and the picture."),
         Wrong("times exchanged", lambda x, noise, t, earlier: _back(x, noise, earlier or 1e-3, t),
               "You go from `earlier` to `t`, deeper into the noise."),
         Wrong("not held within", lambda x, noise, t, earlier: _mix(
@@ -129,7 +134,8 @@ guide = Exercise(
     cases=_guide_cases, another=lambda named, alone, strength: strength * named - (strength - 1) * alone,
     wrong=(
         Wrong("one too strong", lambda named, alone, strength: named + strength * (named - alone),
-              "Some papers count this way: their 0 is our 1. Here strength 1 must give the prediction with the name, unchanged."),
+              "Some papers count this way: their 0 is our 1. Here strength 1 must give the prediction with the "
+              "name, unchanged."),
         Wrong("away from the name", lambda named, alone, strength: alone + strength * (alone - named),
               "You go away from what the name says. The direction is named − alone."),
         Wrong("from the wrong end", lambda named, alone, strength: named + strength * (alone - named),
@@ -137,7 +143,8 @@ guide = Exercise(
         Wrong("the mean", lambda named, alone, strength: (strength * named + alone) / (strength + 1),
               "A mean lies between the two. Guidance goes **beyond** the prediction with the name."),
     ),
-    hints=("Strength 0 gives `alone`, 1 gives `named`.", "It is a straight line through both, and goes on behind `named`."))
+    hints=("Strength 0 gives `alone`, 1 gives `named`.",
+           "It is a straight line through both, and goes on behind `named`."))
 
 # %% ../../nbs/course/ex_transfusion.ipynb #ccf7a17a
 def _mask(ids: Int[Tensor, "tokens"], patch: int) -> Bool[Tensor, "tokens tokens"]:
@@ -174,12 +181,15 @@ mask = Exercise(
               "That is the language model's mask. Inside a picture the earlier patches may see the later ones too."),
         Wrong("one picture for all", lambda ids, patch: torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
               | ((ids == patch)[:, None] & (ids == patch)),
-              "The first picture sees the second one, which comes later. Patches belong together only in an unbroken run."),
+              "The first picture sees the second one, which comes later. Patches belong together only in an "
+              "unbroken run."),
         Wrong("everybody sees the pictures", lambda ids, patch: torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
-              | (ids == patch), "Text in front of a picture must not see it: open only between patches, for query **and** key."),
+              | (ids == patch),
+              "Text in front of a picture must not see it: open only between patches, for query **and** key."),
         Wrong("no staircase", lambda ids, patch: _mask(ids, patch)
               & ((ids == patch)[:, None] == (ids == patch)),
-              "Text and pictures do not see each other at all in yours. The staircase holds for everybody; the squares are added."),
+              "Text and pictures do not see each other at all in yours. The staircase holds for everybody; the "
+              "squares are added."),
         Wrong("the other way round", lambda ids, patch: _mask(ids, patch).T,
               "Rows are queries, columns are keys: row i says whom token i may see. Yours is turned over."),
     ),
@@ -242,8 +252,10 @@ both = Exercise(
               "Where a patch comes next there is no next token to guess; leave these places out of the cross-entropy."),
         Wrong("padding asked", _both_with(drop=("patch",)), "Padding is nothing to be guessed; leave it out."),
         Wrong("a sum of the squares", _both_with(mean=False),
-              "The error of the noise is a mean over all numbers; as a sum it grows with the batch and drowns the text."),
-        Wrong("no squares", _both_with(square=False), "The noise's loss is the mean **square** error, not the mean distance."),
+              "The error of the noise is a mean over all numbers; as a sum it grows with the batch and drowns the "
+              "text."),
+        Wrong("no squares", _both_with(square=False),
+              "The noise's loss is the mean **square** error, not the mean distance."),
         Wrong("the weight on the text", lambda scores, guess, ids, noise, weight, pad, patch: weight * _both(
             scores, guess, ids, noise, 1 / weight, pad, patch), "The weight belongs to the noise's loss."),
     ),
@@ -254,8 +266,8 @@ both = Exercise(
 # %% ../../nbs/course/ex_transfusion.ipynb #734a569c
 half = Quiz(
     name="half", chapter="12_transfusion",
-    question="Where the picture stands before the name, it is noised only up to t = ½ in training. What would go wrong with "
-             "times up to 1?",
+    question="Where the picture stands before the name, it is noised only up to t = ½ in training. What would go "
+             "wrong with times up to 1?",
     choices=(
         Choice("the mask would no longer be causal", "The mask knows nothing of the time."),
         Choice("much of the reading would be taught on pictures in which nothing can be read",
@@ -265,12 +277,14 @@ half = Quiz(
 
 meanwhile = Quiz(
     name="meanwhile", chapter="12_transfusion",
-    question="Why does the model not simply predict the next patch by mean square error, from left to right, without any noise?",
+    question="Why does the model not simply predict the next patch by mean square error, from left to right, "
+             "without any noise?",
     choices=(
         Choice("because the mask forbids it", "One could choose another mask."),
         Choice("because four numbers are too many for one token", "One linear layer gives as many as one likes."),
         Choice("because the best answer to a mean square is the mean of all possible patches, a grey smear",
-               "Many patches are possible and their mean is none of them. Diffusion draws **one**, in many small steps.",
+               "Many patches are possible and their mean is none of them. Diffusion draws **one**, in many small "
+               "steps.",
                right=True)))
 
 # %% ../../nbs/course/ex_transfusion.ipynb #0076e7e7
