@@ -69,7 +69,7 @@ def verdict(figures: dict[str, dict[str, dict]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--each", type=int, default=50, help="drawings of each digit")
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
     parser.add_argument("--dry", action="store_true", help="print, and write nothing")

@@ -217,7 +217,7 @@ def train(
     pictures: Float[Tensor, "n 8 8"],
     labels: Int[Tensor, "n"],
     *,
-    steps: int = 1500,
+    steps: int = 1800,
     batch: int = 64,
     rate: float = 2e-3,
     weight: float = 5.0,  # of the noise's loss
