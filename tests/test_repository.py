@@ -27,7 +27,7 @@ SUPPORT = {"files", "weights", "records", "figures", "emoji", "checkpoints", "re
            "interactive", "attention_explorer", "exercises", "outcomes", "cards", "progress",
            "ex_attention", "ex_positions", "ex_multihead", "ex_transformer", "ex_data", "ex_augment", "ex_loading",
            "ex_text", "ex_masked", "ex_vision", "ex_looking", "ex_audio",
-           "spectrogram_explorer",
+           "spectrogram_explorer", "ex_transfusion",
            "tables", "gallery", "patch_explorer", "ex_families"}
 CLI_ONLY = {"cli"}
 

@@ -1,5 +1,7 @@
 """The miniature Transfusion: its mask, its diffusion held to the published formulas, its losses, what it refuses."""
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +36,9 @@ from mmtutor.transfusion import (
     train,
     write,
 )
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import transfusion as bench  # noqa: E402
 
 FIRST, BEHIND, ALONE = 0, 1, 2
 bad_input = pytest.mark.bad_input
@@ -276,3 +281,18 @@ class TestWriteAndDraw:
 def test_refused_with_a_reason(call, message):
     with pytest.raises(ValueError, match=message):
         call(Transfusion(16, 2, 1))
+
+
+class TestBenchmark:
+    def test_a_toy_run_has_what_the_chapter_reads(self):
+        found = bench.run(0, two_way=False, steps=2, each=1)
+        assert {"read", "error", "recognised/1", "recognised/2", "nearest/1", "seconds"} <= set(found)
+        assert all(0 <= found[key] <= 1 for key in ("read", "recognised/1", "recognised/4")) and found["error"] > 0.5
+
+    def test_the_verdict_is_that_of_all_seeds(self):
+        def ways(ours, theirs):
+            keys = "read", "recognised/1", "error"
+            return {"two-way": {k: {"values": ours} for k in keys}, "causal": {k: {"values": theirs} for k in keys}}
+        said = bench.verdict(ways([0.9, 0.8, 0.9], [0.5, 0.6, 0.7]))
+        assert "reading: better" in said and "guidance: better" in said and "noise: worse" in said
+        assert bench.verdict(ways([0.9, 0.6, 0.9], [0.5, 0.7, 0.7])).count("not resolved") == 3
