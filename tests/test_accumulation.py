@@ -1,5 +1,8 @@
 """Gradients in parts equal the gradient of the whole; the usual recipes do not; memory is flat."""
+import importlib
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mmtutor.accumulation import GradCache, SavedBytes, accumulate
+from mmtutor.course import records
+from mmtutor.inputs import Bank, Cached
 from mmtutor.objectives import contrastive_loss
+from mmtutor.transformer import Tokens
 
 
 @pytest.fixture(autouse=True)
@@ -307,3 +313,61 @@ def test_peak_is_flat_in_the_effective_batch():
     assert len(set(plain)) == 1
     assert max(cached) <= 1.15 * plain[0]
     assert big[0] == plain[0] and big[3] > 7.5 * plain[0]
+
+
+# ---- the claims ----
+
+def claim(number: int):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    return importlib.import_module(f"claim_T{number}")
+
+
+def figure(*values) -> dict:
+    return records.spread(values) | {"largest": max(values)}
+
+
+def test_the_verdict_on_memory_follows_the_figures():
+    exact, wrong = figure(1e-12, 1e-12, 1e-12), figure(0.3, 0.4, 0.5)
+    errors = {"equal parts": {"usual": exact, "repaired": exact}, "clipping": {"usual": wrong, "repaired": exact}}
+    flat, rising = {"accumulate": {"64": 2.0, "128": 2.0}}, {"accumulate": {"64": 2.0, "128": 4.0}}
+    said = claim(5).verdict(errors, flat)
+    assert said.startswith("holds when") and "wrong with clipping" in said and "exact repair" in said
+    assert claim(5).verdict(errors, rising).startswith("fails")
+    assert claim(5).verdict(errors | {"equal parts": errors["clipping"]}, flat).startswith("fails")
+    assert "repair" not in claim(5).verdict(errors | {"clipping": {"usual": wrong, "repaired": wrong}}, flat)
+
+
+def test_the_verdict_on_speed_follows_the_figures():
+    def run(steps, samples, wobble, test=(0.6, 0.6, 0.6)):
+        return {"steps to level": steps, "samples to level": samples, "trembling": figure(*wobble),
+                "wobble": figure(*wobble), "test": figure(*test)}
+    slow, restless = run([90, 80, 99], [900, 800, 990], (0.2, 0.2, 0.2)), (0.3, 0.1, 0.3)
+    say = lambda other: claim(6).verdict({"16": slow, "256": other})
+    assert say(run([9, 8, 9], [90, 80, 90], (0.1, 0.1, 0.1))).startswith("holds: ")
+    assert say(run([9, 8, 9], [9999] * 3, restless)).startswith("holds when speed is counted in steps")
+    assert say(run([None, 8, 9], [9999] * 3, (0.1, 0.1, 0.1))).startswith("holds when the second half")
+    assert say(run([99] * 3, [9999] * 3, restless)).startswith("fails")
+    assert "accuracy was worse" in say(run([99] * 3, [9999] * 3, restless, (0.5, 0.5, 0.5)))
+
+
+def test_what_is_recorded():
+    claims = records.read("claims")
+    kept, errors = claims["T5"]["figures"]["kept MiB"], claims["T5"]["figures"]["errors"]
+    assert set(errors) == {"equal parts", "partial last window", "clipping", "token counts", "BatchNorm", "contrastive"}
+    assert all(found["repaired"]["largest"] < 1e-9 for found in errors.values())
+    assert all(min(found["usual"]["values"]) > 0.05 for case, found in errors.items() if case != "equal parts")
+    assert len(set(kept["accumulate"].values())) == 1 and kept["big batch"]["512"] > 7 * kept["big batch"]["64"]
+    assert all(kept["GradCache"][n] <= 1.15 * kept["accumulate"][n] for n in kept["GradCache"])
+    for kind in ("equal epochs", "equal steps"):
+        assert all(f["test"]["n"] >= 3 for f in claims["T6"]["figures"][kind].values())
+
+
+def test_the_gradients_of_the_claim_are_those_of_a_toy():
+    claim_T5 = claim(5)
+    rows = 80
+    tokens = {m: Tokens(torch.randn(rows, 3, 12).float(), torch.ones(rows, 3, dtype=torch.bool))
+              for m in ("text", "picture", "sound")}
+    cached = {m: Cached([t]) for m, t in tokens.items()}
+    toy = Bank([], torch.randint(8, (rows,)), torch.zeros(rows, dtype=torch.long), {"clean": cached})
+    for case, (usual, repaired) in {**claim_T5.classify(0, toy), **claim_T5.compare(0, toy)}.items():
+        assert repaired < 1e-10 and (usual < 1e-10) == (case == "equal parts")
