@@ -226,11 +226,11 @@ two_passes = Exercise(
 # %% ../../nbs/course/ex_accumulation.ipynb #eb392254
 negatives = Quiz(
     name="negatives", chapter="15_accumulation",
-    question="A contrastive model is trained with micro-batches of 128 pairs, accumulated 32 times: 4,096 pairs a step. "
-             "Among how many wrong answers does each picture have to find its sentence?",
+    question="A contrastive model is trained with micro-batches of 128 pairs, accumulated 32 times: 4,096 pairs a "
+             "step. Among how many wrong answers does each picture have to find its sentence?",
     choices=(
-        Choice("127", "Its part is all that the loss ever sees; accumulation adds gradients, not comparisons. GradCache "
-               "would give it 4,095.", right=True),
+        Choice("127", "Its part is all that the loss ever sees; accumulation adds gradients, not comparisons. "
+               "GradCache would give it 4,095.", right=True),
         Choice("4,095", "That is what the big batch has, and GradCache. Accumulation adds up the gradients of 32 small "
                "tasks."),
         Choice("31", "The number of parts does not enter the loss of any one of them."),
@@ -238,13 +238,13 @@ negatives = Quiz(
 
 momentum = Quiz(
     name="momentum", chapter="15_accumulation",
-    question="A loop divides every micro-batch's loss by 4, and the last window of the epoch has only one. The optimiser "
-             "is AdamW, which divides by the size of the gradient. Does the mistake still matter?",
+    question="A loop divides every micro-batch's loss by 4, and the last window of the epoch has only one. The "
+             "optimiser is AdamW, which divides by the size of the gradient. Does the mistake still matter?",
     choices=(
         Choice("no: AdamW undoes any factor", "It would, if **every** gradient had the same factor. Here one step among "
                "many is four times too short."),
-        Choice("yes: the size that AdamW divides by is a mean over many steps, and one short gradient among them moves "
-               "the weights too little", "And clipping and the reported loss see the wrong size, too.", right=True),
+        Choice("yes: the size that AdamW divides by is a mean over many steps, and one short gradient among them "
+               "moves the weights too little", "And clipping and the reported loss see the wrong size, too.", right=True),
         Choice("yes: the direction of the gradient is wrong", "A factor changes the length and not the direction."),
         Choice("only with momentum 0", "With momentum the short gradient even stays in the mean for some steps.")))
 

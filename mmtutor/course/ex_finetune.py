@@ -313,7 +313,7 @@ def _mended_another(new, texts, labels, size, epochs, seed):
         model.report(part, (torch.tensor(found) == target[part]).double().mean().item())
         model.train()
 
-    for epoch in range(epochs):
+    for _ in range(epochs):
         order = torch.randperm(len(target["train"]), generator=generator)
         for some, wanted in zip(ids["train"][order].split(size), target["train"][order].split(size)):
             model.backward(some.tolist(), wanted.tolist())
@@ -357,16 +357,16 @@ mended = Exercise(
 # %% ../../nbs/course/ex_finetune.ipynb #0b9c5ef7
 dice = Quiz(
     name="dice", chapter="13_finetune",
-    question="A run is stopped after an epoch and continued in a new process. Weights, optimiser state and the position "
-             "of the schedule are restored. The result is close to that of the unbroken run, but not equal in every bit. "
-             "What is most likely missing?",
+    question="A run is stopped after an epoch and continued in a new process. Weights, optimiser state and the "
+             "position of the schedule are restored. The result is close to that of the unbroken run, but not equal "
+             "in every bit. What is most likely missing?",
     choices=(
         Choice("the gradients", "Between two steps they are zero; there is nothing to save."),
         Choice("the states of the random generators, from which order and dropout are drawn",
                "With other orders and other dropped units it is another run with the same ingredients.", right=True),
         Choice("the learning rate", "It follows from the position of the schedule, and that is there."),
-        Choice("nothing: floating-point numbers cannot be repeated", "On one machine, with the same threads and the "
-               "same versions, they can; the chapter shows it.")))
+        Choice("nothing: floating-point numbers cannot be repeated",
+               "On one machine, with the same threads and the same versions, they can; the chapter shows it.")))
 
 best = Quiz(
     name="best", chapter="13_finetune",
@@ -374,7 +374,8 @@ best = Quiz(
              "wrong with that?",
     choices=(
         Choice("nothing, if all 20 were measured in eval mode", "The mode is right, the choice is not."),
-        Choice("the last epoch should be reported", "Stopping early is fine, if something else than the test says when."),
+        Choice("the last epoch should be reported",
+               "Stopping early is fine, if something else than the test says when."),
         Choice("the best of 20 looks at the test is too good: chance is chosen along with skill",
                "Choose the epoch on validation data, then look at the test once.", right=True),
         Choice("20 epochs are too many", "That may be, but it would not make the figure honest.")))
