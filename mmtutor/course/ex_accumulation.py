@@ -241,10 +241,11 @@ momentum = Quiz(
     question="A loop divides every micro-batch's loss by 4, and the last window of the epoch has only one. The "
              "optimiser is AdamW, which divides by the size of the gradient. Does the mistake still matter?",
     choices=(
-        Choice("no: AdamW undoes any factor", "It would, if **every** gradient had the same factor. Here one step among "
-               "many is four times too short."),
+        Choice("no: AdamW undoes any factor", "It would, if **every** gradient had the same factor. Here one step "
+               "among many is four times too short."),
         Choice("yes: the size that AdamW divides by is a mean over many steps, and one short gradient among them "
-               "moves the weights too little", "And clipping and the reported loss see the wrong size, too.", right=True),
+               "moves the weights too little", "And clipping and the reported loss see the wrong size, too.",
+               right=True),
         Choice("yes: the direction of the gradient is wrong", "A factor changes the length and not the direction."),
         Choice("only with momentum 0", "With momentum the short gradient even stays in the mean for some steps.")))
 

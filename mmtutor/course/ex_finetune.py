@@ -370,8 +370,8 @@ dice = Quiz(
 
 best = Quiz(
     name="best", chapter="13_finetune",
-    question="You train for 20 epochs and look at the test accuracy after each. The best of the 20 is reported. What is "
-             "wrong with that?",
+    question="You train for 20 epochs and look at the test accuracy after each. The best of the 20 is reported. What "
+             "is wrong with that?",
     choices=(
         Choice("nothing, if all 20 were measured in eval mode", "The mode is right, the choice is not."),
         Choice("the last epoch should be reported",
