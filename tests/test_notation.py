@@ -10,13 +10,15 @@ from test_repository import LADDER
 PAGE = notebooks.NBS / "00_notation.ipynb"
 CHAPTERS = ("01_attention", "02_positions", "03_multihead", "04_transformer", "04_seq2seq", "05_data",
             "05_augment", "05_reading", "05_loading", "08_listening", "06_masked",
-            "07_convolution", "07_vision", "07_looking", "12_transfusion")
+            "07_convolution", "07_vision", "07_looking", "12_transfusion",
+            "13_finetune", "14_freezing", "14_lora", "15_accumulation")
 ROW = re.compile(r'^\| <a id="(term-[a-z0-9-]+)"></a>([^|]+?) \| ([^|]+?) \| '
                  r'\[([^\]]+)\]\((\w+)\.ipynb\) \| (.*?) ?\|$')
 # Set in italics to stress a word, or in another sense than a term's: no entry of their own.
 STRESSED = {"where", "kind", "number", "ahead", "everything", "add", "compute", "cards", "axes", "two", "front", "nan",
             "float16", "nothing", "same", "all", "nan in a real token", "before", "p",
-            "start", "stop", "woman judge", "man judge", "thumbs up", "thumbs down"}
+            "start", "stop", "rich", "exact", "step", "partition", "with", "without", "batch size",
+            "all sentences of the batch", "woman judge", "man judge", "thumbs up", "thumbs down"}
 # A form of a term that the glossary has under another name.
 SAME = {"fused": "fused kernel", "flops": "flop", "causal": "causal mask", "leaks": "leak", "rates": "rate",
         "rotary": "rotary positions", "grouped": "grouped heads", "multi-query attention": "grouped heads",
@@ -26,7 +28,8 @@ SAME = {"fused": "fused kernel", "flops": "flop", "causal": "causal mask", "leak
         "leakage": "leak", "tied": "tied weights", "nyquist": "nyquist limit", "folded": "aliasing",
         "discrete fourier transform": "fourier transform", "fast fourier transform": "fourier transform",
         "patches": "patch", "convolutions": "convolution", "stretches": "position interpolation",
-        "depthwise": "depthwise convolution", "channels_last": "channels last"}
+        "depthwise": "depthwise convolution", "micro-batches": "micro-batch", "scaler": "loss scaler", "tokens": "token",
+        "gradient accumulation": "accumulation", "channels_last": "channels last"}
 
 
 def table() -> str:
