@@ -1032,6 +1032,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'mmtutor/course/fusion_chooser.py'),
                                                'mmtutor.course.fusion_chooser.FusionChooser.table': ( 'course/fusion_chooser.html#fusionchooser.table',
                                                                                                       'mmtutor/course/fusion_chooser.py'),
+                                               'mmtutor.course.fusion_chooser.as_models': ( 'course/fusion_chooser.html#as_models',
+                                                                                            'mmtutor/course/fusion_chooser.py'),
                                                'mmtutor.course.fusion_chooser.draw': ( 'course/fusion_chooser.html#draw',
                                                                                        'mmtutor/course/fusion_chooser.py'),
                                                'mmtutor.course.fusion_chooser.fuse': ( 'course/fusion_chooser.html#fuse',

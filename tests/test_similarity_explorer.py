@@ -345,8 +345,8 @@ class TestInChromium:
         frame = reader.frame(0)
         reader.set(0, similarity=cosines(3).tolist(), captions=["a", "b", "c"], pictures=["a", "b", "d"], same=[])
         frame.get_by_role("columnheader", name="d").first.wait_for()
-        np.testing.assert_allclose(spoken(frame, "what the model says"), contrast(cosines(3).numpy(), temperature=0.005)["q"],
-                                   atol=0.00051)
+        wanted = contrast(cosines(3).numpy(), temperature=0.005)["q"]
+        np.testing.assert_allclose(spoken(frame, "what the model says"), wanted, atol=0.00051)
 
     def test_nothing_moves_by_itself(self, read):  # noqa: F811
         frame = read("one").frame(0)

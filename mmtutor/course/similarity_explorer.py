@@ -27,8 +27,8 @@ def contrast(
 ) -> dict:
     """The loss of a table, of its rows and columns, and its slope for every cosine.
 
-    Gives scale, loss, rows, columns, p, q and gradient. Rows and columns are such that the mean of either's parts, and so of
-    both, is the loss. Sources: Radford et al. 2021, arXiv:2103.00020, figure 3; Zhai et al. 2023, arXiv:2303.15343, algorithm 1.
+    Gives scale, loss, rows, columns, p, q and gradient. The loss is the mean over all rows and all columns.
+    Sources: Radford et al. 2021, arXiv:2103.00020, figure 3; Zhai et al. 2023, arXiv:2303.15343, algorithm 1.
     """
     n = len(similarity)
     out = np.zeros((n, n), dtype=bool) if out is None else out
@@ -72,7 +72,8 @@ def thumbnail(picture, side: int = 40) -> str:
     from PIL import Image
     values = np.asarray(picture)
     if values.dtype != np.uint8 or values.ndim != 3 or len(values) != 3 or not values.size:
-        raise ValueError(f"SimilarityExplorer: an image of {values.dtype} {values.shape}, expected uint8 (3, height, width)")
+        raise ValueError(f"SimilarityExplorer: an image of {values.dtype} {values.shape}, "
+                         "expected uint8 (3, height, width)")
     image = Image.fromarray(values.transpose(1, 2, 0))
     return picture_url(image.resize((side, side), Image.Resampling.BOX).quantize(64, dither=Image.Dither.NONE))
 
@@ -100,31 +101,34 @@ class SimilarityExplorer(Interactive):
     def __init__(self, similarity, captions: Sequence[str] | None = None, pictures: Sequence[str] | None = None,
                  images: Sequence | None = None, temperature: float = 0.07, loss: str = "clip", bias: float = -10.0,
                  same: Sequence = (), left_out: bool = False, view: str = "cosine", row: int = 0, column: int = 0):
-        super().__init__(similarity=similarity, captions=captions, pictures=pictures, images=images, loss=loss, bias=bias,
-                         temperature=temperature, same=same, left_out=left_out, view=view, row=row, column=column)
+        super().__init__(similarity=similarity, captions=captions, pictures=pictures, images=images, loss=loss,
+                         bias=bias, temperature=temperature, same=same, left_out=left_out, view=view,
+                         row=row, column=column)
 
     def checked(self, values: dict) -> dict:
         table = numbers("SimilarityExplorer: similarity", values["similarity"], dimensions=2)
         n = len(table)
         if not 2 <= n <= 8 or table.shape != (n, n) or np.abs(table).max() > 1.0001:
-            raise ValueError(f"SimilarityExplorer: similarity {table.shape} from {table.min():.3g} to {table.max():.3g}: "
-                             "expected cosines (n, n) for n from 2 to 8")
+            raise ValueError(f"SimilarityExplorer: similarity {table.shape} from {table.min():.3g} to "
+                             f"{table.max():.3g}: expected cosines (n, n) for n from 2 to 8")
         captions = [str(t) for t in values["captions"] or (f"item {i}" for i in range(n))]
         pictures = [str(t) for t in values["pictures"] or captions]
         images = [thumbnail(image) for image in ([] if values["images"] is None else values["images"])]
         if {len(captions), len(pictures), len(images) or n} != {n}:
-            raise ValueError(f"SimilarityExplorer: {len(captions)} captions, {len(pictures)} pictures and {len(images)} "
-                             f"images for {n} rows and columns: expected as many of each, or no images")
+            raise ValueError(f"SimilarityExplorer: {len(captions)} captions, {len(pictures)} pictures and "
+                             f"{len(images)} images for {n} rows and columns: expected as many of each, or no images")
         for name, allowed in (("loss", ("clip", "siglip")), ("view", ("cosine", "row", "column"))):
             if values[name] not in allowed:
-                raise ValueError(f"SimilarityExplorer: {name} is {values[name]!r}, expected one of {', '.join(allowed)}")
+                raise ValueError(f"SimilarityExplorer: {name} is {values[name]!r}, "
+                                 f"expected one of {', '.join(allowed)}")
         for name, least, most in (("temperature", 0.002, 2), ("bias", -20, 0)):
             if not least <= values[name] <= most:
                 raise ValueError(f"SimilarityExplorer: {name} is {values[name]}, expected {least} to {most}")
         return {"similarity": (table.clip(-1, 1).round(4) + 0.0).tolist(), "captions": captions, "pictures": pictures,
                 "images": images, "temperature": float(values["temperature"]), "loss": values["loss"],
-                "bias": float(values["bias"]), "same": as_pairs(values["same"], n), "left_out": bool(values["left_out"]),
-                "view": values["view"], "row": chosen("SimilarityExplorer: row", values["row"], n),
+                "bias": float(values["bias"]), "same": as_pairs(values["same"], n),
+                "left_out": bool(values["left_out"]), "view": values["view"],
+                "row": chosen("SimilarityExplorer: row", values["row"], n),
                 "column": chosen("SimilarityExplorer: column", values["column"], n)}
 
     def computed(self, left_out: bool | None = None) -> dict:
@@ -138,8 +142,9 @@ class SimilarityExplorer(Interactive):
         found, n = self.computed(), len(self.captions)
         i, j = np.unravel_index((found["gradient"] - 1e9 * np.eye(n)).argmax(), (n, n))
         marked = f", {2 * len(self.same)} cells marked as the same thing" + " and left out" * self.left_out
+        kind = "CLIP" if self.loss == "clip" else "SigLIP"
         return (f"{n} captions by {n} pictures at temperature {self.temperature:.3g}: loss {found['loss']:.3f} of "
-                f"{'CLIP' if self.loss == 'clip' else 'SigLIP'}{marked * bool(self.same)}; pushed apart hardest are the "
+                f"{kind}{marked * bool(self.same)}; pushed apart hardest are the "
                 f"caption {self.captions[i]} and the picture {self.pictures[j]}")
 
     def picture(self) -> figures.Picture:

@@ -91,10 +91,10 @@ export const best = p => p.indexOf(Math.max(...p));
 const KINDS = ["concatenation", "gated", "average", "attention"], MODALITIES = ["text", "picture", "sound"], SIDE = 170, REACH = 2.1;
 const MORE = `
 .mmt .three{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:10px 18px;margin-bottom:12px}.mmt .four{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:14px 18px}
-.mmt .three label{display:flex}.mmt .three input[type=range]{width:auto;min-width:0;flex:1}.mmt .three output{min-width:2.3em}.mmt .who{font-weight:600}.mmt svg.field{height:auto;max-width:220px;margin:4px auto}
+.mmt .three label{display:flex}.mmt .three input[type=range]{width:auto;min-width:0;flex:1}.mmt .three output{min-width:2.3em}.mmt .who{font-weight:600}.mmt svg.field{height:auto;max-width:220px;margin:4px auto;overflow:hidden;border-radius:6px}.mmt .field text{paint-order:stroke;stroke:var(--fill);stroke-width:3px}
 .mmt .away svg{opacity:.45}.mmt button[aria-pressed=true]{border-color:var(--warm);box-shadow:0 0 0 1px var(--warm)}
 .mmt .bars{display:grid;grid-template-columns:auto 1fr 34px;gap:2px 6px;align-items:center;font-size:12px;font-variant-numeric:tabular-nums;margin:4px 0}.mmt .bars i{display:block;height:12px;border-radius:2px;background:var(--cool);width:calc(var(--w)*100%);min-width:1px}
-.mmt .bars i.right{background:var(--warm)}.mmt .bars i.weight{background:var(--soft)}.mmt .bars b{font-weight:400}.mmt .bars b.right{font-weight:700}.mmt .bars s{text-decoration:none;text-align:right}.mmt .four p{margin:4px 0 0}
+.mmt .bars i.right{background:var(--warm)}.mmt .bars i.weight{background:var(--soft)}.mmt .bars b{font-weight:400}.mmt .bars b.right{font-weight:700}.mmt .bars s{text-decoration:none;text-align:right}.mmt .four p{margin:4px 0 8px}
 .mmt .count{font-weight:600}@media(prefers-reduced-motion:no-preference){.mmt .bars i{transition:width .2s}}@media(max-width:560px){.mmt .three{grid-template-columns:1fr 1fr}.mmt .three label{flex-wrap:wrap}}`;
 
 function render({ model, el }) {
@@ -110,9 +110,9 @@ function render({ model, el }) {
   const items = slider("item", { min: 0, step: 1 }, item => put(model, { item }));
   const next = make("button", { type: "button", text: "next item", onclick: () => put(model, { item: (get("item") + 1) % get("targets").length }) });
   const reset = make("button", { type: "button", text: "reset", onclick: () => put(model, first) });
-  const panels = KINDS.map(kind => ({ bars: div({ class: "bars", role: "img" }), weights: div({ class: "bars", role: "img" }), says: make("p"), none: make("p", { class: "soft", text: "It has no weights to look at." }), count: make("p", { class: "count" }) }));
+  const panels = KINDS.map(kind => ({ bars: div({ class: "bars", role: "img" }), weights: div({ class: "bars", role: "img" }), says: make("p"), none: make("p", { class: "soft", text: "no weights to look at" }), count: make("p", { class: "count" }) }));
   const says = make("p");
-  let built = "", counted = "", counts = [];
+  let counted = [], counts = [];
 
   // The bars stay and change their width, so that they may glide.
   function bars(box, names, values, kind, mark) {
@@ -127,14 +127,14 @@ function render({ model, el }) {
   // The plane of a modality: the places of the classes, the point that it shows, and the way from its place to there.
   function plane(svg, m, target, point, title) {
     const at = ([u, v]) => [SIDE / 2 * (1 + Math.max(-1, Math.min(1, u / REACH))), SIDE / 2 * (1 - Math.max(-1, Math.min(1, v / REACH)))], marks = [], there = get("present")[m];
-    marks.push(make("rect", { width: SIDE, height: SIDE, rx: 6, fill: "var(--fill)" }));
+    marks.push(make("rect", { width: SIDE, height: SIDE, fill: "var(--fill)" }));
     const [x, y] = at(point), [cx, cy] = at(get("where")[m][target]), r = SIDE / 2 / REACH;
     marks.push(make("circle", { cx, cy, r: Math.min(SIDE, get("noise")[m] * r), fill: "var(--warm)", opacity: there ? 0.14 : 0 }));
-    get("where")[m].forEach((place, k) => {
-      const [px, py] = at(place), [tx, ty] = at(place.map(v => 1.42 * v));
-      marks.push(make("circle", { cx: px, cy: py, r: k === target ? 5 : 3.5, fill: k === target ? "var(--warm)" : "var(--soft)" }),
-        make("text", { x: tx, y: ty + 4, "text-anchor": "middle", class: k === target ? "" : "soft", "font-weight": k === target ? 700 : 400, text: get("classes")[k] }));
+    const dots = get("where")[m].map(place => at(place)), names = get("where")[m].map(([u, v], k) => {
+      const side = Math.abs(v) < 0.3 ? Math.sign(u) : 0, [px, py] = at([u, v]); // beside the point, above it, or below
+      return make("text", { x: px + 9 * side, y: py + (side ? 4 : v > 0 ? -10 : 19), "text-anchor": { "-1": "end", 0: "middle", 1: "start" }[side], class: k === target ? "" : "soft", "font-weight": k === target ? 700 : 400, text: get("classes")[k] });
     });
+    marks.push(...names), dots.forEach(([px, py], k) => marks.push(make("circle", { cx: px, cy: py, r: k === target ? 5 : 3.5, fill: k === target ? "var(--warm)" : "var(--soft)" })));
     if (there) marks.push(make("line", { x1: cx, y1: cy, x2: x, y2: y, stroke: "var(--ink)", "stroke-dasharray": "3 3" }));
     if (there || get("missing") === "zeros") marks.push(make("circle", { class: "seen", cx: x, cy: y, r: 6, fill: "var(--cool)", stroke: "var(--ground)", "stroke-width": 2 }));
     set(svg, { "aria-label": title }), svg.replaceChildren(...marks);
@@ -143,8 +143,10 @@ function render({ model, el }) {
   return frame(model, el, "Fusion chooser", NAMES,
     [make("style", { text: MORE }), div({ class: "row" }, items.part, next, make("span", { role: "group", "aria-label": "a missing modality becomes" }, "missing becomes: ", ways[0], " ", ways[1]), reset),
       div({ class: "three" }, ...sources.map(s => s.root)),
-      div({ class: "four" }, ...panels.map((p, k) => div({}, div({ class: "head", text: KINDS[k] }), p.bars, p.says, div({ class: "soft", text: k ? "weight of each modality" : "" }), k ? p.weights : p.none, p.count))), says], () => {
+      div({ class: "four" }, ...panels.map((p, k) => div({}, div({ class: "head", text: KINDS[k] }), p.bars, p.says, div({ class: "soft", text: k ? "weights" : "" }), k ? p.weights : p.none, p.count))), says], () => {
       const [models, where, classes, targets, draws, noise, present, missing] = NAMES.map(get), item = Math.min(get("item"), targets.length - 1), target = targets[item];
+      const n = classes.length;
+      if (draws.length !== targets.length || where[0].length !== n || models.gated.c.length !== n || Math.max(...targets) >= n) return make("p", { text: "…" });
       const there = present.map(p => p || missing === "zeros"), x = observe(where, target, draws[item], noise, present), title = m => present[m] ? `it shows ${x[m].slice(0, 2).map(v => number(v)).join(", ")}; background ${number(x[m][2])}`
         : missing === "zeros" ? "missing: zeros stand for it" : "missing: masked";
       set(items.bar, { max: targets.length - 1 }), items.show(item, `${item}: ${classes[target]}`);
@@ -154,10 +156,10 @@ function render({ model, el }) {
         s.heat.show(noise[m], number(noise[m])), s.root.classList.toggle("away", !present[m]);
         plane(s.svg, m, target, x[m], `${MODALITIES[m]}: ${title(m)}`);
       });
-      const key = JSON.stringify([noise, present, missing, draws.length]) + (built === models);
-      if (key !== counted) {
+      const all = [models, where, targets, draws, JSON.stringify([noise, present, missing])];
+      if (all.some((v, i) => v !== counted[i])) {
         const seen = targets.map((t, i) => observe(where, t, draws[i], noise, present));
-        counts = KINDS.map(kind => targets.filter((t, i) => best(fuse(kind, models[kind], seen[i], there).p) === t).length), counted = JSON.stringify([noise, present, missing, draws.length]) + true, built = models;
+        counts = KINDS.map(kind => targets.filter((t, i) => best(fuse(kind, models[kind], seen[i], there).p) === t).length), counted = all;
       }
       const found = KINDS.map(kind => fuse(kind, models[kind], x, there));
       found.forEach(({ p, weights }, k) => {
