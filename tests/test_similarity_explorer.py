@@ -321,7 +321,7 @@ class TestInChromium:
         reader.set(0, temperature=0.07)
         frame.get_by_text("0.070, scale 14.3").wait_for()
         found = explorer().computed()
-        for name, wanted in (("captions choose", "p"), ("pictures choose", "q")):
+        for name, wanted in (("rows choose", "p"), ("columns choose", "q")):
             frame.get_by_role("button", name=name).press("Enter")
             frame.get_by_role("button", name=name, pressed=True).wait_for()
             np.testing.assert_allclose(spoken(frame, "what the model says"), found[wanted], atol=0.00051)
@@ -331,7 +331,7 @@ class TestInChromium:
         assert plain == [list(row) for row in explorer().table()[2]], "the table of the page is the table of Python"
         frame.get_by_role("button", name="SigLIP").click()
         assert reader.hears(0, "v.loss === 'siglip'")
-        assert not frame.get_by_role("button", name="pictures choose").is_visible()
+        assert not frame.get_by_role("button", name="columns choose").is_visible()
         label(frame, "bias").press("ArrowRight")
         assert reader.hears(0, "v.bias === -9.5")
         sigmoid = explorer(loss="siglip", bias=-9.5).computed()

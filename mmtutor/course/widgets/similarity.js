@@ -163,7 +163,7 @@ function render({ model, el }) {
   return frame(model, el, "Similarity explorer", NAMES,
     [make("style", { text: MORE }), div({ class: "row" }, make("span", { role: "group", "aria-label": "loss" }, losses[0], " ", losses[1]), heat.part, shift.part, press("reset", () => first)),
       div({ class: "row" }, mark, make("label", {}, box, boxText)),
-      div({ class: "two" }, div({}, leftHead, div({ class: "row", style: "gap:5px;margin:2px 0 6px" }, ...views), grids[0]),
+      div({ class: "two" }, div({}, leftHead, div({ class: "row", style: "gap:4px;margin:2px 0 6px" }, ...views), grids[0]),
         div({}, div({ class: "head", text: "slope of the loss" }), div({ class: "soft", style: "height:36px", text: "\u2212 pulled together, + pushed apart" }), grids[1]),
         div({}, div({ class: "head", text: "loss at every temperature" }), chart), div({}, big, says, tells))], () => {
       const [cosines, captions, pictures, images, temperature, loss, bias, same, leave, view, i, j] = NAMES.map(get), n = cosines.length, clip = loss === "clip", all = [...cosines.keys()];
@@ -173,7 +173,7 @@ function render({ model, el }) {
       const settings = { loss, temperature, bias }, found = contrast(cosines, settings, leave ? same : []), other = contrast(cosines, settings, leave ? [] : same);
       const kind = clip || view === "cosine" ? view : "row", twin = marked(same, i, j), many = 2 * same.length;
       losses.forEach((b, k) => set(b, { "aria-pressed": `${clip === !k}` }));
-      views.forEach((b, k) => set(b, { text: ["cosine", clip ? "captions choose" : "is it a pair?", "pictures choose"][k], "aria-pressed": String(kind === ["cosine", "row", "column"][k]), hidden: k === 2 && !clip }));
+      views.forEach((b, k) => set(b, { text: ["cosine", clip ? "rows choose" : "sigmoid", "columns choose"][k], "aria-pressed": String(kind === ["cosine", "row", "column"][k]), hidden: k === 2 && !clip }));
       heat.show(Math.log10(temperature), `${temperature.toPrecision(2)}, scale ${number(found.scale, 1)}${found.scale < 0.999 / temperature ? ", the cap" : ""}`);
       shift.show(bias, number(bias, 1)), shift.part.hidden = clip;
       set(mark, { text: i === j ? "mark as the same: choose another cell" : `${twin ? "unmark" : "mark as the same"}: ${captions[i]}, ${captions[j]}`, disabled: i === j });
