@@ -1,4 +1,4 @@
-"""The glossary: every symbol exists, every link leads somewhere, every term that chapters 1 to 4 introduce is in it."""
+"""The glossary: every symbol exists, every link leads somewhere, every term in italics is in it."""
 import importlib
 import re
 
@@ -9,8 +9,8 @@ from test_repository import LADDER
 
 PAGE = notebooks.NBS / "00_notation.ipynb"
 CHAPTERS = ("01_attention", "02_positions", "03_multihead", "04_transformer", "04_seq2seq", "05_data",
-            "05_augment", "05_reading", "05_loading", "08_listening", "06_masked",
-            "07_convolution", "07_vision", "07_looking", "12_transfusion")
+            "05_tasks", "05_augment", "05_reading", "05_loading", "05_subsets", "06_text", "06_masked",
+            "07_convolution", "07_vision", "07_looking", "08_listening", "08_audio", "12_transfusion")
 ROW = re.compile(r'^\| <a id="(term-[a-z0-9-]+)"></a>([^|]+?) \| ([^|]+?) \| '
                  r'\[([^\]]+)\]\((\w+)\.ipynb\) \| (.*?) ?\|$')
 # Set in italics to stress a word, or in another sense than a term's: no entry of their own.
@@ -26,7 +26,9 @@ SAME = {"fused": "fused kernel", "flops": "flop", "causal": "causal mask", "leak
         "leakage": "leak", "tied": "tied weights", "nyquist": "nyquist limit", "folded": "aliasing",
         "discrete fourier transform": "fourier transform", "fast fourier transform": "fourier transform",
         "patches": "patch", "convolutions": "convolution", "stretches": "position interpolation",
-        "depthwise": "depthwise convolution", "channels_last": "channels last"}
+        "depthwise": "depthwise convolution", "channels_last": "channels last",
+        "bound": "binding", "folds": "fold", "k-centre problem": "k-centre", "subwords": "subword", "padded": "padding",
+        "long short-term memory": "lstm", "confident learning": "confident joint"}
 
 
 def table() -> str:
