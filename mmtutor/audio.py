@@ -191,7 +191,8 @@ def _from_whisper(name: str) -> str:
 
 def _read_whisper(name: str | Path) -> tuple[dict, dict[str, Tensor], list[str]]:
     "Configuration and tensors of a Whisper model, zeros for the key biases included, and the names beside the encoder."
-    folder = model_folder(name, ["config.json"], ["model*.safetensors"], instead="a folder, or RecurrentEncoder")
+    folder = model_folder(name, ["config.json"], ["model*.safetensors"],
+                          instead="RecurrentEncoder.from_pretrained('speaker-lstm')")
     config, whole = read_config(folder / "config.json", {"model_type": "whisper"}, (
         "model_type", "d_model", "encoder_attention_heads", "encoder_layers", "encoder_ffn_dim", "num_mel_bins",
         "max_source_positions", "activation_function", "dropout"), "AudioTransformer"), folder / "model.safetensors"

@@ -131,7 +131,7 @@ def test_what_the_hub_does_not_give_names_the_choice_without_a_network(hub, tmp_
                        "weights are not opened)")
     assert not any(name.endswith(".bin") for name in hub.given)
     away = load(dict(reversed(NAMES.items())) | {"no folder/here": "TextEncoder"}, tmp_path, "http://127.0.0.1:9")
-    offline = ("a folder, or RecurrentEncoder", "ConvEncoder.from_pretrained('efficientnet-lite0')",
+    offline = ("RecurrentEncoder.from_pretrained('speaker-lstm')", "ConvEncoder.from_pretrained('efficientnet-lite0')",
                "TextEncoder.from_pretrained('all-MiniLM-L6-v2')", "TextEncoder.from_pretrained('all-MiniLM-L6-v2')")
     for line, instead in zip(away, offline, strict=True):
         assert line.startswith("FileNotFoundError from_pretrained: ") and line.endswith(f"network use {instead}.")

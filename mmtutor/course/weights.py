@@ -180,7 +180,8 @@ def model_folder(
                                     f"({type(error).__name__}). Without a network use {instead}.") from error
     for file in needed:
         if not (folder / file).is_file():
-            raise FileNotFoundError(f"from_pretrained: {str(name)!r} has no {file} (pickled weights are not opened)")
+            why = " (pickled weights are not opened)" if file.endswith(".safetensors") else ""
+            raise FileNotFoundError(f"from_pretrained: {str(name)!r} has no {file}{why}")
     return folder
 
 # %% ../../nbs/course/weights.ipynb #ed537be3
