@@ -6,7 +6,6 @@
 __all__ = ['raise_quiet', 'speaker_weights', 'RecurrentEncoder', 'sinusoids', 'AudioTransformer']
 
 # %% ../nbs/08_audio.ipynb #b41ef864
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .course.files import RESEMBLYZER, member
-from .course.weights import LoadReport, load_into, model_folder, read_tensors
+from .course.weights import LoadReport, load_into, model_folder, read_config, read_tensors
 from mmtutor.listening import (  # noqa: F401 (those not used below can still be imported from here)
     LogMel,
     hertz_to_mel,
@@ -47,9 +46,10 @@ def speaker_weights() -> Path:
 
 # %% ../nbs/08_audio.ipynb #fe9708d9
 class RecurrentEncoder(nn.Module):
-    """LSTM layers over mel powers; their states, averaged over windows of `stride` frames, are the tokens.
+    """LSTM (or GRU) layers over mel powers; their states, averaged over windows of `stride` frames, are the tokens.
 
-    Source: Hochreiter and Schmidhuber 1997, Gers et al. 2000 (the cell); Wan et al. 2018, arXiv:1710.10467 (speakers).
+    Source: Hochreiter and Schmidhuber 1997, Gers et al. 2000 (the cell); Wan et al. 2018, arXiv:1710.10467 (speakers);
+    Cho et al. 2014, arXiv:1406.1078 (the GRU).
     """
 
     def __init__(
@@ -60,11 +60,14 @@ class RecurrentEncoder(nn.Module):
         *,
         stride: int = 8,        # frames in a token; 8 frames of 10 ms: 12.5 tokens a second
         loudness: float = -30.0,  # dB; quieter sounds are amplified to it
+        cell: str = "lstm",     # or "gru"
     ):
         super().__init__()
+        if cell not in ("lstm", "gru"):
+            raise ValueError(f"RecurrentEncoder: unknown cell {cell!r}, expected 'lstm' or 'gru'")
         self.dim, self.stride, self.loudness = dim, stride, loudness
         self.mel = LogMel(bands, convention="librosa")
-        self.lstm = nn.LSTM(bands, dim, depth, batch_first=True)
+        self.lstm = (nn.LSTM if cell == "lstm" else nn.GRU)(bands, dim, depth, batch_first=True)  # named as in the file
         self.report: LoadReport | None = None
 
     @classmethod
@@ -188,13 +191,15 @@ def _from_whisper(name: str) -> str:
 
 def _read_whisper(name: str | Path) -> tuple[dict, dict[str, Tensor], list[str]]:
     "Configuration and tensors of a Whisper model, zeros for the key biases included, and the names beside the encoder."
-    folder = model_folder(name, ["config.json"], ["model*.safetensors"], instead="a folder, or RecurrentEncoder")
-    config = json.loads((folder / "config.json").read_text())
-    kind, whole = config.get("model_type"), folder / "model.safetensors"
+    folder = model_folder(name, ["config.json"], ["model*.safetensors"],
+                          instead="RecurrentEncoder.from_pretrained('speaker-lstm')")
+    config, whole = read_config(folder / "config.json", {"model_type": "whisper"}, (
+        "model_type", "d_model", "encoder_attention_heads", "encoder_layers", "encoder_ffn_dim", "num_mel_bins",
+        "max_source_positions", "activation_function", "dropout"), "AudioTransformer"), folder / "model.safetensors"
     files = [whole] if whole.exists() else sorted(folder.glob("model-*.safetensors"))
-    if kind != "whisper" or not files:
-        raise ValueError(f"AudioTransformer.from_pretrained: {name} holds a model of type {kind!r} in {len(files)} "
-                         "safetensors files, expected type 'whisper' in at least one")
+    if not files:
+        raise FileNotFoundError(f"from_pretrained: {str(name)!r} has no model.safetensors (pickled weights are not "
+                                "opened)")
     tensors = {k: v.float() for file in files for k, v in read_tensors(file).items()}
     left = [k for k in tensors if re.match(r"(model\.)?decoder\.|proj_out", k)]
     for key in [k for k in tensors if k.endswith("self_attn.k_proj.weight") and k not in left]:

@@ -246,8 +246,11 @@ def picture_of(item: Mapping | bytes | Image.Image, size: int = SIZE) -> UInt8[T
     content, called = media_of(item, "picture")
     try:
         image = content if isinstance(content, Image.Image) else Image.open(io.BytesIO(content))
+        if 0 in image.size or image.mode[0] in "IF":
+            raise ValueError(f"{image.width} × {image.height} pixels in mode {image.mode}, expected one at least, of 8 "
+                             "bits a channel; mmtutor.reading.read_picture takes 16 bits, too")
         image = image.convert("RGBA")
-    except (OSError, SyntaxError, TypeError) as error:
+    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"picture_of: {called} cannot be read: {error}") from error
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     image = image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
@@ -262,6 +265,8 @@ def sound_of(item: Mapping | bytes) -> Float[Tensor, "samples"]:
         wave, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, TypeError) as error:
         raise ValueError(f"sound_of: {called} cannot be read: {error}") from error
+    if not np.isfinite(wave).all():
+        raise ValueError(f"sound_of: {called} has {int((~np.isfinite(wave)).any(1).sum())} samples that are not finite")
     wave = wave.mean(1)
     if rate != RATE:
         import soxr

@@ -7,7 +7,6 @@ __all__ = ['SPECIAL', 'MINILM_FILES', 'unicode_names', 'train_wordpiece', 'TextC
            'AttentionPool']
 
 # %% ../nbs/06_text.ipynb #3462f433
-import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from .attention import attend, attention_weights
 from .course.files import MINILM, member
-from .course.weights import load_into, model_folder, read_tensors
+from .course.weights import load_into, model_folder, read_config, read_tensors
 from .transformer import Encoder, Tokens
 
 # %% ../nbs/06_text.ipynb #7abbf83a
@@ -146,7 +145,7 @@ class TextEncoder(nn.Module):
             folder = model_folder(name, ["config.json", *MINILM_FILES],
                                   instead="TextEncoder.from_pretrained('all-MiniLM-L6-v2')")
             config, files = _bert_config(folder, dropout), {file: folder / file for file in MINILM_FILES}
-        model = cls(config, Tokenizer.from_file(str(files["tokenizer.json"])))
+        model = cls(config, _read_tokenizer(files["tokenizer.json"]))
         tensors = {k.removeprefix("bert."): v for k, v in read_tensors(files["model.safetensors"]).items()}
         model.report = load_into(model, tensors, bert_name, ignore=("pooler.", "cls.", "embeddings.position_ids"))
         return model.eval()
@@ -197,14 +196,18 @@ def bert_name(name: str) -> str:
 # %% ../nbs/06_text.ipynb #e9858057
 def _bert_config(folder: Path, dropout: float = 0.0) -> TextConfig:
     "Our configuration for a BERT; ValueError for what our blocks cannot represent."
-    given = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     wanted = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
-    wrong = [f"{k} is {given[k]!r}, expected {v!r}" for k, v in wanted.items() if given.get(k, v) != v]
-    if wrong:
-        raise ValueError(f"from_pretrained: TextEncoder cannot hold this model: {'; '.join(wrong)}")
     sizes = ("vocab_size", "hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size",
              "max_position_embeddings")
+    given = read_config(folder / "config.json", wanted, (*sizes, "layer_norm_eps", "type_vocab_size"), "TextEncoder")
     return TextConfig(*(given[k] for k in sizes), dropout, given["layer_norm_eps"], given["type_vocab_size"])
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(f"from_pretrained: {path.name} of {path.parent} is cut off or damaged: {error}") from error
 
 # %% ../nbs/06_text.ipynb #a57937a8
 def pool(tokens: Tokens, how: str = "mean") -> Float[Tensor, "batch dim"]:

@@ -7,7 +7,6 @@ __all__ = ['MOST_PIXELS', 'Pictures', 'LITE0', 'LITE0_FILE', 'prepare_pictures',
            'VisionTransformer', 'vit_name', 'ConvEncoder', 'lite_name']
 
 # %% ../nbs/07_vision.ipynb #a193958d
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from .convolution import ConvNorm, MBConv
 from .course.files import EFFICIENTNET, member
-from .course.weights import load_into, model_folder, read_tensors
+from .course.weights import load_into, model_folder, read_config, read_tensors
 from .positions import SinusoidalPositions, grid_positions
 from .transformer import Encoder, Tokens
 
@@ -207,17 +206,13 @@ def vit_name(name: str) -> str:
 
 def _vit_config(folder: Path, dropout: float = 0.0) -> VisionConfig:
     "Our configuration for a Hugging Face ViT; ValueError for what our blocks cannot represent."
-    given = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     wanted = {"model_type": "vit", "hidden_act": "gelu", "num_channels": 3, "qkv_bias": True}
-    wrong = [f"{k} is {given[k]!r}, expected {v!r}" for k, v in wanted.items() if given.get(k, v) != v]
-    if wrong:
-        raise ValueError(f"from_pretrained: VisionTransformer cannot hold this model: {'; '.join(wrong)}")
+    sizes = ("image_size", "patch_size", "hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size")
+    given = read_config(folder / "config.json", wanted, (*sizes, "layer_norm_eps"), "VisionTransformer")
     path = folder / "preprocessor_config.json"
-    scaling = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    scaling = read_config(path) if path.is_file() else {}
     mean, std = (tuple(255 * v for v in scaling.get(k, [0.5] * 3)) for k in ("image_mean", "image_std"))
-    return VisionConfig(given["image_size"], given["patch_size"], given["hidden_size"], given["num_attention_heads"],
-                        given["num_hidden_layers"], given["intermediate_size"], dropout=dropout,
-                        eps=given["layer_norm_eps"], mean=mean, std=std)
+    return VisionConfig(*(given[k] for k in sizes), dropout=dropout, eps=given["layer_norm_eps"], mean=mean, std=std)
 
 # %% ../nbs/07_vision.ipynb #18fc7fe4
 LITE0 = (  # the stages of EfficientNet-Lite0: blocks, kernel, stride of the first block, expansion, channels

@@ -98,9 +98,9 @@ def test_a_batch_equals_its_sounds_and_padding_never_matters(speaker):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("stride", [1, 3, 8, 500])
-def test_tokens_are_means_of_states(stride):
-    encoder = RecurrentEncoder(16, 1, 10, stride=stride).eval()
+@pytest.mark.parametrize("stride, cell", [(1, "lstm"), (3, "gru"), (8, "lstm"), (500, "gru")])
+def test_tokens_are_means_of_states(stride, cell):
+    encoder = RecurrentEncoder(16, 1, 10, stride=stride, cell=cell).eval()
     batch = encoder.prepare([noise(5_000), noise(3_210)])
     states, real = encoder.states(*batch)
     values, mask = encoder(*batch)
@@ -134,13 +134,33 @@ def test_quiet_sounds_are_raised_and_loud_ones_are_not():
     torch.testing.assert_close(half, raised[0])
 
 
-def test_gradients_reach_every_weight_and_the_sound_and_stay_out_of_padding():
-    encoder = RecurrentEncoder(8, 2, 10)
+@torch.no_grad()
+def test_a_gru_reads_the_same_frames_has_three_gates_and_ignores_padding():
+    torch.manual_seed(0)
+    encoder, reference = RecurrentEncoder(12, 2, 10, cell="gru").eval(), nn.GRU(10, 12, 2, batch_first=True)
+    reference.load_state_dict(encoder.lstm.state_dict())
+    waves, mask = encoder.prepare([noise(4_000), noise(1_500)])
+    expected = reference(encoder.frames(waves, mask).values)[0]
+    assert torch.equal(encoder.states(waves, mask).values, expected)
+    assert torch.equal(encoder(waves, mask).values, encoder(waves.masked_fill(~mask, float("nan")), mask).values)
+    numbers = [sum(p.numel() for p in RecurrentEncoder(12, 2, 10, cell=c).parameters()) for c in ("gru", "lstm")]
+    assert numbers[0] * 4 == numbers[1] * 3
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_gradients_reach_every_weight_and_the_sound_and_stay_out_of_padding(cell):
+    encoder = RecurrentEncoder(8, 2, 10, cell=cell)
     waves, mask = encoder.prepare([noise(3_000), torch.zeros(2_000), torch.zeros(0)])
     waves.requires_grad_()
     encoder(waves, mask).values.square().sum().backward()
     assert all(p.grad.isfinite().all() and p.grad.any() for p in encoder.parameters())
     assert waves.grad.isfinite().all() and waves.grad[0].any() and not waves.grad[~mask].any()
+
+
+@pytest.mark.bad_input
+def test_unknown_cell():
+    with pytest.raises(ValueError, match="RecurrentEncoder: unknown cell 'rnn', expected 'lstm' or 'gru'"):
+        RecurrentEncoder(16, 1, 10, cell="rnn")
 
 
 @pytest.mark.bad_input
@@ -212,7 +232,7 @@ def test_wrong_use_of_the_transformer(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"100 samples, expected 6400; use prepare\(\)"):
         encoder(torch.zeros(1, 100), torch.ones(1, 100, dtype=torch.bool))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ValueError, match="type 'bert' in 0 safetensors files, expected type 'whisper'"):
+    with pytest.raises(ValueError, match="AudioTransformer cannot hold this model: model_type is 'bert', expected 'wh"):
         AudioTransformer.from_pretrained(tmp_path)
 
     def unreachable(*args, **options):
@@ -234,6 +254,25 @@ def test_a_checkpoint_with_a_tensor_missing_is_refused(whisper, tmp_path):
     save_file({k: v for k, v in tensors.items() if k != name}, tmp_path / "cut" / "model.safetensors")
     with pytest.raises(ValueError, match="1 missing .encoder.layers.1.feed_forward.up.weight"):
         AudioTransformer.from_pretrained(tmp_path / "cut")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("content, message", [
+    ('{"model_type": ', "config.json of .* is cut off or damaged"), ("[]", "config.json of .* holds a list, expected"),
+    ('{"model_type": "whisper", "d_model": 8}', "config.json of .* does not say encoder_attention_heads, encoder_laye"),
+    ("{}", "config.json of .* does not say model_type, d_model")])
+def test_settings_that_say_too_little(whisper, tmp_path, content, message):
+    (tmp_path / "model.safetensors").write_bytes((whisper[1] / "model" / "model.safetensors").read_bytes())
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=f"from_pretrained: {message}"):
+        AudioTransformer.from_pretrained(tmp_path)
+
+
+@pytest.mark.bad_input
+def test_settings_without_weights(whisper, tmp_path):
+    (tmp_path / "config.json").write_bytes((whisper[1] / "model" / "config.json").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"has no model.safetensors \(pickled weights are not opened\)"):
+        AudioTransformer.from_pretrained(tmp_path)
 
 
 def test_hub_name_is_asked_for_safetensors_only(whisper, monkeypatch):

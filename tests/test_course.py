@@ -123,6 +123,20 @@ def test_load_into_refuses_and_copies_nothing(tensors, text):
     assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize("tensors, text", [
+    ({"a.weight": torch.ones(2, 3), "b.weight": torch.ones(2, 3), "bias": torch.zeros(2)}, r"1 given twice .weight."),
+    ({"weight": torch.full((2, 3), torch.nan), "bias": torch.zeros(2)}, r"1 not finite .weight."),
+    ({"weight": torch.ones(2, 3), "bias": torch.tensor([0, torch.inf])}, r"1 not finite .bias."),
+])
+def test_load_into_refuses_names_that_meet_and_numbers_that_are_none(tensors, text):
+    layer = nn.Linear(3, 2)
+    before = layer.weight.clone()
+    with pytest.raises(ValueError, match=f"load_into Linear: .*{text}"):
+        weights.load_into(layer, tensors, lambda name: name.rsplit(".", 1)[-1])
+    assert torch.equal(layer.weight, before)
+
+
 def test_pickles_are_converted_once(cache, tmp_path):
     path = tmp_path / "w.pt"
     torch.save({"state": {"a": torch.arange(3.0)}, "step": 1}, path)

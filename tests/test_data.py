@@ -462,6 +462,16 @@ def test_info_names_what_is_damaged_and_the_remedy(reference, empty):
     assert found["damaged"] == ["names.arrow"] and "mmtutor data build" in found["remedy"] and "emoji" not in found
 
 
+def packed(save, *args, **more) -> bytes:
+    save(buffer := io.BytesIO(), *args, **more)
+    return buffer.getvalue()
+
+
+BOMB = packed(Image.new("1", (20_000, 20_000)).save, "PNG")
+BROKEN = packed(soundfile.write, np.array([[0, 0], [np.nan, 0], [0, np.inf]], dtype=np.float32), 16_000, format="WAV",
+                subtype="FLOAT")
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize("wrong, message", [
     (lambda: data.picture_of({"id": "1F40B", "text": "whale", "picture": {"bytes": b"x", "path": None}}),
@@ -471,6 +481,11 @@ def test_info_names_what_is_damaged_and_the_remedy(reference, empty):
      r"sound_of: the sound of item 1F40B \('whale'\) cannot be read"),
     (lambda: data.sound_of({"sound": {"bytes": None, "path": None}}), "is missing"),
     (lambda: data.picture_of(b""), "the given picture cannot be read"),
+    (lambda: data.picture_of(Image.new("I;16", (5, 5), 4000)), "5 × 5 pixels in mode I;16.*read_picture takes 16 bits"),
+    (lambda: data.picture_of(Image.new("F", (5, 5))), "mode F, expected one at least, of 8 bits a channel"),
+    (lambda: data.picture_of(Image.new("RGB", (0, 5))), "0 × 5 pixels in mode RGB, expected one at least"),
+    (lambda: data.picture_of(BOMB), "the given picture cannot be read: Image size .400000000 pixels. exceeds"),
+    (lambda: data.sound_of(BROKEN), "the given sound has 2 samples that are not finite"),
     (lambda: data.load("dev"), "no split 'dev'; there are train, validation, test"),
     (lambda: data.view("test", style="oil"), "no style 'oil'.*colour, lines"),
     (lambda: data.view("test", voice="en-gb"), "voice 'en-gb'.*american_low"),

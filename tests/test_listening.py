@@ -13,6 +13,7 @@ from mmtutor import listening
 from mmtutor.listening import (
     LogMel,
     Player,
+    band_groups,
     hertz_to_mel,
     mel_filters,
     mel_to_hertz,
@@ -330,3 +331,27 @@ def test_player_writes_what_wave_reads():
 def test_player_names_the_wrong_sound():
     with pytest.raises(ValueError, match=r"Player: two: shape \(2, 5\)"):
         Player({"one": torch.zeros(5), "two": torch.zeros(2, 5)})
+
+
+# ---- the product without the zeros ----
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 128), st.sampled_from([64, 400, 512]), st.integers(1, 4))
+def test_groups_of_bands_give_the_whole_product_and_cost_no_more(bands, n_fft, groups):
+    filters, bins = mel_filters(bands, n_fft), n_fft // 2 + 1
+    parts = band_groups(filters, groups)
+    assert [i for b, _ in parts for i in range(bands)[b]] == list(range(bands)) and len(parts) == min(groups, bands)
+    power = torch.rand(5, bins)
+    product = torch.cat([power[:, heard] @ filters[b, heard].T for b, heard in parts], 1)
+    torch.testing.assert_close(product, power @ filters.T, atol=1e-6, rtol=1e-5)
+    cost = lambda parts: sum((b.stop - b.start) * max(heard.stop - heard.start, 0) for b, heard in parts)
+    assert cost(parts) <= cost(band_groups(filters, 1)) <= bands * bins
+
+
+def test_three_groups_save_two_thirds_of_the_products_and_no_three_save_more():
+    heard = mel_filters(80) > 0
+    cost = lambda i, j: (j - i) * (int(heard[i:j].any(0).nonzero()[-1]) + 1 - int(heard[i:j].any(0).nonzero()[0]))
+    table = {(i, j): cost(i, j) for i in range(80) for j in range(i + 1, 81)}
+    best = min(table[0, a] + table[a, b] + table[b, 80] for a in range(1, 79) for b in range(a + 1, 80))
+    found = sum(table[b.start, b.stop] for b, _ in band_groups(mel_filters(80)))
+    assert found == best < 80 * 201 / 3

@@ -135,6 +135,30 @@ def test_models_that_do_not_fit_are_refused(tiny_bert, tmp_path, key, value):
         TextEncoder.from_pretrained(tmp_path)
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize("file, share, message", [
+    ("config.json", 0.5, "config.json of .* is cut off or damaged"), ("config.json", 0, "config.json of .* is cut off"),
+    ("tokenizer.json", 0.5, "tokenizer.json of .* is cut off or damaged"),
+    ("model.safetensors", 0.5, "model.safetensors is cut off"), ("model.safetensors", 0, "is cut off: 0 bytes came")])
+def test_a_model_with_a_damaged_file_names_it(tiny_bert, tmp_path, file, share, message):
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        whole = (tiny_bert[0] / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:int(len(whole) * (share if name == file else 1))])
+    with pytest.raises(ValueError, match=message):
+        TextEncoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("key", ["vocab_size", "num_hidden_layers", "layer_norm_eps"])
+def test_a_setting_that_is_missing_is_named(tiny_bert, tmp_path, key):
+    given = json.loads((tiny_bert[0] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in given.items() if k != key}))
+    for name in ("tokenizer.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((tiny_bert[0] / name).read_bytes())
+    with pytest.raises(ValueError, match=f"config.json of .* does not say {key}"):
+        TextEncoder.from_pretrained(tmp_path)
+
+
 def test_missing_tensor_is_refused(tiny_bert, tmp_path):
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes((tiny_bert[0] / name).read_bytes())

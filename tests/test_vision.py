@@ -407,6 +407,29 @@ def test_wrong_checkpoint_is_refused(monkeypatch):
         ConvEncoder.from_pretrained()
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize("file, content, message", [
+    ("config.json", b"{", "config.json of .* is cut off or damaged"),
+    ("config.json", b'{"model_type": "vit"}', "does not say image_size, patch_size, hidden_size"),
+    ("preprocessor_config.json", b'{"image_mean": [0.5', "preprocessor_config.json of .* is cut off or damaged"),
+    ("preprocessor_config.json", b"\xff\xfe", "preprocessor_config.json of .* is cut off or damaged")])
+def test_damaged_settings_are_named(tiny_vit, tmp_path, file, content, message):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((tiny_vit[0] / name).read_bytes())
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"from_pretrained: .*{message}"):
+        VisionTransformer.from_pretrained(tmp_path)
+
+
+@pytest.mark.bad_input
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(["I", "F", "I;16", "I;16B"]), st.integers(0, 9), st.integers(0, 9))
+def test_what_has_no_clear_meaning_is_refused_whatever_its_size(mode, width, height):
+    for picture in (Image.new(mode, (width, height)), Image.new("RGB", (0, height)), Image.new("RGBA", (width, 0))):
+        with pytest.raises(ValueError, match=r"prepare: picture 0: got \d+ × \d+ pixels in mode .*8 bits a channel"):
+            prepare_pictures([picture], 8)
+
+
 # Another size of picture
 
 
