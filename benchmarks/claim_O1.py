@@ -1,7 +1,7 @@
 """Claim O1: does multi-task learning make the model more robust? One task against five, weighted in three ways.
 
-Frozen encoders with cached features, the capstone's model and schedule; only the losses differ. Every model is asked for
-the group of test items from picture + speech: clean, degraded (occluded, 0 dB noise), shifted (line drawings, unheard
+Frozen encoders with cached features, the model and schedule of the capstone; only the losses differ. Asked is the
+group of test items from picture + speech: clean, degraded (occluded, 0 dB noise), shifted (line drawings, unheard
 voices). Only the arm "group, degraded too" sees degraded items in training: it is the plain alternative.
 
 Writes claim O1 into results/claims.json. Run: python benchmarks/claim_O1.py

@@ -1,7 +1,7 @@
 """Claim O2: does contrastive learning align the modalities? With and without its losses and the odd one out.
 
-Frozen encoders with cached features, the capstone's model and schedule; only the losses differ. All models learn group and
-subgroup from picture + speech. On test items, searched among all test items: recall at 1, 5, 10 and MRR in all six
+Frozen encoders with cached features, the model and schedule of the capstone; only the losses differ. All models learn
+group and subgroup from picture + speech. On test items, among all test items: recall at 1, 5, 10 and MRR in all six
 directions, modality gap, alignment, uniformity, in two spaces: the projection of each modality (what the contrastive
 losses see), and the fused state of that modality alone (which the labels train, too). And the accuracy.
 
