@@ -95,7 +95,7 @@ class GradNorm(nn.Module):
         "The total with the weights as they are, and each loss as it came; in training the weights then take a step."
         check_losses("GradNorm", losses, self.names)
         at = [self.names.index(name) for name in losses]
-        total = (self.weight[at].clone() * torch.stack(list(losses.values()))).sum()
+        total = (self.weight[at] * torch.stack(list(losses.values()))).sum()
         parts = {k: v.detach() for k, v in losses.items()}
         if self.training:
             if not shared:
