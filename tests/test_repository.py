@@ -28,7 +28,7 @@ SUPPORT = {"files", "weights", "records", "figures", "emoji", "checkpoints", "re
            "ex_attention", "ex_positions", "ex_multihead", "ex_transformer", "ex_data", "ex_augment", "ex_loading",
            "ex_text", "ex_masked", "ex_vision", "ex_looking", "ex_audio",
            "spectrogram_explorer", "ex_transfusion",
-           "tables", "gallery", "patch_explorer", "ex_families",
+           "tables", "gallery", "patch_explorer", "ex_families", "parts",
            "ex_pooled", "ex_fusion", "ex_binding", "ex_objectives", "ex_multitask", "ex_multimodal", "sketch",
            "similarity_explorer", "fusion_chooser",
            "ex_finetune", "ex_freezing", "ex_accumulation", "ex_evaluation", "ex_frameworks", "ex_scaling", "rating"}

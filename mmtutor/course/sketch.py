@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['TWO', 'flattened', 'first_token', 'along_width', 'no_memory', 'Sketch']
 
-# %% ../../nbs/course/sketch.ipynb #02b0d7b5
+# %% ../../nbs/course/sketch.ipynb #ae1124dc
 from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-# %% ../../nbs/course/sketch.ipynb #64c671e4
+# %% ../../nbs/course/sketch.ipynb #0378d1c7
 def flattened(feature_map: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 1 numbers"]:
     "The picture as the sketch sees it."
     return feature_map.flatten(1)[:, None]
@@ -36,7 +36,7 @@ def no_memory(query: Tensor, context: Tensor, mask: Tensor) -> Tensor:
 
 TWO = ("text", "picture")  # what the sketch hands on, though a sound comes in
 
-# %% ../../nbs/course/sketch.ipynb #42338364
+# %% ../../nbs/course/sketch.ipynb #ea0f4030
 class Sketch(nn.Module):
     "Words, a picture and a sound go in, scores of 8 answers come out. As it stands it does not even run."
 
@@ -62,17 +62,18 @@ class Sketch(nn.Module):
         text = self.reader(self.words(words), src_key_padding_mask=~real)
         found = {"text": text, "picture": self.see(self.eye(picture)), "sound": self.ear(sound)[0]}
         values = [found[m] for m in self.listen]
-        masks = [real if m == "text" else v.new_ones(v.shape[:2], dtype=torch.bool) for m, v in zip(self.listen, values)]
+        every = lambda v: v.new_ones(v.shape[:2], dtype=torch.bool)
+        masks = [real if m == "text" else every(v) for m, v in zip(self.listen, values)]
         context, mask = self.join(values, masks, [self.weights[m] for m in self.listen])
-        query = self.sentence(text, real) @ self.weights["text"]
-        return self.head(self.ask(query[:, None], context, mask)[:, 0])
+        query = (self.sentence(text, real) @ self.weights["text"])[:, None]
+        return self.head((query + self.ask(query, context, mask))[:, 0])
 
-# %% ../../nbs/course/sketch.ipynb #badb46a8
+# %% ../../nbs/course/sketch.ipynb #15295dbb
 def _places(feature_map: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch places channels"]:
     "One token for each place, in reading order; its width is the number of channels."
     return feature_map.flatten(2).transpose(1, 2)
 
-# %% ../../nbs/course/sketch.ipynb #030681c2
+# %% ../../nbs/course/sketch.ipynb #9119b27b
 def _ask(
     query: Float[Tensor, "batch query dim"],
     context: Float[Tensor, "batch tokens dim"],
@@ -82,7 +83,7 @@ def _ask(
     scores = query @ context.transpose(1, 2) / query.shape[-1]**0.5
     return scores.masked_fill(~mask[:, None], float("-inf")).softmax(-1) @ context
 
-# %% ../../nbs/course/sketch.ipynb #d480b6d2
+# %% ../../nbs/course/sketch.ipynb #8dae7655
 def _side_by_side(
     values: list[Tensor],     # of each modality: (batch, tokens, its width)
     masks: list[Tensor],      # (batch, tokens), True = a real token
@@ -91,7 +92,7 @@ def _side_by_side(
     "All tokens in one sequence, at one width, and their mask."
     return torch.cat([v @ w for v, w in zip(values, weights)], dim=1), torch.cat(list(masks), dim=1)
 
-# %% ../../nbs/course/sketch.ipynb #74793c5a
+# %% ../../nbs/course/sketch.ipynb #b8e87b91
 def _sentence(
     values: Float[Tensor, "batch tokens dim"],
     mask: Bool[Tensor, "batch tokens"],         # True = a real token
@@ -100,7 +101,7 @@ def _sentence(
     kept = values.masked_fill(~mask[..., None], 0)
     return kept.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
-# %% ../../nbs/course/sketch.ipynb #7c5664c6
+# %% ../../nbs/course/sketch.ipynb #3a9fa82b
 def _unheard(model, inputs: list[Tensor]) -> list[int]:
     "The places in `inputs` of the tensors that `model(*inputs)` does not depend on."
     inputs = [x.detach().clone().requires_grad_() for x in inputs]
