@@ -1,5 +1,8 @@
 """The assembled model: any subset of modalities, exact round trips, and refusals that name what is known."""
+import functools
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,10 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from mmtutor.course import ex_multimodal as ex
+from mmtutor.course import records
 from mmtutor.course.parts import count_flops, parts_of
+from mmtutor.course.sketch import Sketch
 from mmtutor.fusion import FUSIONS
+from mmtutor.inputs import PROFILES, Bank, Cached
 from mmtutor.multimodal import MultimodalConfig, MultimodalModel, Output, drop_modalities
 from mmtutor.transformer import Tokens
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+import claim_F5  # noqa: E402
 
 WIDTHS = {"text": 6, "picture": 5, "sound": 4}
 SUBSETS = [tuple(m for m, bit in zip(WIDTHS, f"{n:03b}") if bit == "1") for n in range(1, 8)]
@@ -143,7 +153,7 @@ def test_embed_is_a_projection_of_mean_and_maximum_and_blind_to_padding():
 def test_any_subset_any_length_any_batch(data):
     """Padding, order of the modalities and company in the batch never matter, whatever the design and the subset.
 
-    Each sample of a padded batch is compared with itself alone: without padding, in another order, absent ones left out.
+    Each sample of a padded batch is compared with itself alone: no padding, another order, absent ones left out.
     """
     options = data.draw(st.sampled_from(DESIGNS))
     subset = data.draw(st.permutations(data.draw(st.sampled_from(SUBSETS))))
@@ -461,3 +471,48 @@ def test_feature_dropout_hides_the_same_channels_in_all_tokens_of_a_sample():
     assert again.values.eq(1).all()
     with pytest.raises(ValueError, match="feature_dropout=1"):
         config(feature_dropout=1)
+
+
+# --- the claim and the sketch ---
+
+def test_claim_F5_runs_and_compares_every_subset_with_its_specialist():
+    group = torch.arange(24) % 8
+    kinds = {"clean": {m: Cached([Tokens(torch.randn(24, 3, w), torch.ones(24, 3, dtype=torch.bool))])
+                       for m, w in WIDTHS.items()}}
+    items = Bank(None, group, group, kinds)
+    found = claim_F5.run({"train": items, "test": items}, WIDTHS, PROFILES["quick"], "concat", 0, 0.3, epochs=1)
+    assert set(found) == {f"concat/{way}/{s}" for way in ("with", "without", "alone") for s in claim_F5.SUBSETS}
+    assert all(0 <= x <= 1 for x in found.values())
+    differences = claim_F5.gaps({k: records.spread([x, x, x]) for k, x in found.items()})
+    assert len(differences) == 7 + 6 and "concat/without/text+picture+sound" not in differences
+
+
+@pytest.mark.parametrize("dropped, never, begins", [
+    (0.0, -0.1, "holds when the model is trained with modality dropout"), (-0.1, -0.1, "fails for some sets"),
+    (0.0, 0.0, "not resolved at this scale")])
+def test_claim_F5_says_what_the_figures_say(dropped, never, begins):
+    noise = [0.0, 0.002, -0.002, 0.001, -0.001]
+    change = {"alone": 0.0, "with": dropped, "without": never}
+    figures = {f"{f}/{way}/{s}": records.spread([0.7 + by + (x if way == "alone" else 0) for x in noise])
+               for f in claim_F5.FUSIONS for s in claim_F5.SUBSETS for way, by in change.items()}
+    assert claim_F5.verdict(claim_F5.gaps(figures)).startswith(begins)
+    assert all(name in claim_F5.summary(figures) for name in claim_F5.FUSIONS)
+
+
+def test_the_sketch_fails_in_the_stated_ways_and_repaired_it_runs():
+    words, small, sound = torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.rand(2, 3, 16, 16), torch.randn(2, 5, 16)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        Sketch()(words, small, sound)
+    with pytest.raises(TypeError, match="memory"):
+        Sketch(see=ex.places.reference)(words, small, sound)
+    repairs = {"see": ex.places, "ask": ex.ask, "join": ex.side_by_side, "sentence": ex.sentence}
+    torch.manual_seed(0)
+    deaf = Sketch(**{name: e.reference for name, e in repairs.items()})
+    fixed = Sketch(**{name: e.another for name, e in repairs.items()}, listen=tuple(WIDTHS))
+    for model, unheard in ((deaf, [1]), (fixed, [])):
+        assert ex.unheard.reference(functools.partial(model, words), [small, sound]) == unheard
+        assert model(words, torch.rand(2, 3, 40, 24), sound).shape == (2, 8)
+    before = fixed(words, small, sound)
+    with torch.no_grad():
+        fixed.words.weight[0] = 9.0  # what padding is made of
+    assert torch.allclose(fixed(words, small, sound), before, atol=1e-5)
