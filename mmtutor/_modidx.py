@@ -677,6 +677,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'mmtutor/course/ex_multimodal.py'),
                                               'mmtutor.course.ex_multimodal._only_shape': ( 'course/ex_multimodal.html#_only_shape',
                                                                                             'mmtutor/course/ex_multimodal.py'),
+                                              'mmtutor.course.ex_multimodal._places': ( 'course/ex_multimodal.html#_places',
+                                                                                        'mmtutor/course/ex_multimodal.py'),
                                               'mmtutor.course.ex_multimodal._places_cases': ( 'course/ex_multimodal.html#_places_cases',
                                                                                               'mmtutor/course/ex_multimodal.py'),
                                               'mmtutor.course.ex_multimodal._sentence_another': ( 'course/ex_multimodal.html#_sentence_another',

@@ -14,9 +14,14 @@ from torch import Tensor
 
 from . import sketch
 from .exercises import Case, Chapter, Choice, Exercise, Quiz, Wrong
-from .sketch import _ask, _places, _sentence, _side_by_side, _unheard
+from .sketch import _ask, _sentence, _side_by_side, _unheard
 
 # %% ../../nbs/course/ex_multimodal.ipynb #e6cda54f
+def _places(feature_map: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch places channels"]:
+    "One token for each place, in reading order; its width is the number of channels."
+    return feature_map.flatten(2).transpose(1, 2)
+
+
 def _places_cases() -> Iterator[Case]:
     yield Case((torch.arange(8.0).view(1, 2, 2, 2),))
     yield Case((torch.randn(2, 3, 4, 5),))
