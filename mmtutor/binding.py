@@ -198,14 +198,14 @@ class Binder(nn.Module):
 @dataclass(frozen=True)
 class Recipe:
     "How a `Binder` is trained. The weights of the helps may be 0."
-    steps: int = 600
+    steps: int = 1000
     batch: int = 128
     rate: float = 2e-3
     warm_up: int = 100       # steps from 0 to the full rate
     flat: float = 0.7        # share of the steps before the cosine begins
     match: float = 1.0       # weight of the alignment of voice and cells
-    place: float = 4.0       # weight of the head for the named type's place
-    answer_place: float = 4.0
+    place: float = 2.0       # weight of the head for the named type's place
+    answer_place: float = 2.0
     every: int = 20          # steps between two looks at the validation scenes
 
     def shape(self, step: int) -> float:
