@@ -85,6 +85,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'mmtutor/binding.py'),
                                  'mmtutor.binding.accuracy': ('binding.html#accuracy', 'mmtutor/binding.py'),
                                  'mmtutor.binding.batches': ('binding.html#batches', 'mmtutor/binding.py'),
+                                 'mmtutor.binding.encode': ('binding.html#encode', 'mmtutor/binding.py'),
                                  'mmtutor.binding.encode_bank': ('binding.html#encode_bank', 'mmtutor/binding.py'),
                                  'mmtutor.binding.learn': ('binding.html#learn', 'mmtutor/binding.py'),
                                  'mmtutor.binding.looks': ('binding.html#looks', 'mmtutor/binding.py'),
