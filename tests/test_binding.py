@@ -345,11 +345,12 @@ class TestExperiment:
         assert bench.verdict(*self.figures([0.1, 0.9, 0.9], [0.12, 0.1, 0.1])).startswith("not resolved")
 
 
-class TestRecord:
-    @pytest.fixture(scope="class")
-    def study(self):
-        return records.read("claims")["F2"]
+@pytest.fixture(scope="module")
+def study():
+    return records.read("claims")["F2"]
 
+
+class TestRecord:
     def got(self, study, case, key="test/answer"):
         return study["figures"]["scenes"][case]["accuracy"][key]["mean"]
 
