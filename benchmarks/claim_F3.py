@@ -9,7 +9,20 @@ import argparse
 import time
 
 import torch
-from fusing import DIM, EPOCHS, LEVELS, Light, ahead, banks, level_names, measures, score, train, widths_of
+from fusing import (
+    DIM,
+    EPOCHS,
+    LEVELS,
+    Light,
+    ahead,
+    banks,
+    group_accuracy,
+    level_names,
+    measures,
+    score,
+    train,
+    widths_of,
+)
 
 from mmtutor.course import records
 from mmtutor.fusion import equal_hidden, fusion_cost
@@ -39,8 +52,13 @@ def run(name: str, seed: int, rate: float, found: dict[str, Bank], epochs: int) 
     "Accuracies by `split/task` of one model."
     torch.manual_seed(seed)
     model = train(build(name), found["train"], seed=seed, rate=rate, epochs=epochs)
-    return {f"{split}/{task}": value for split in ("validation", "test")
-            for task, value in measures(model, found[split]).items()}, model
+    figures = {f"{split}/{task}": value for split in ("validation", "test")
+               for task, value in measures(model, found[split]).items()}
+    for m in MODALITIES:
+        rest = [o for o in MODALITIES if o != m]
+        figures[f"test/without {m}"] = group_accuracy(model, found["test"], "clean", rest)
+        figures[f"test/{m} shuffled"] = group_accuracy(model, found["test"], "clean", MODALITIES, shuffled=m)
+    return figures, model
 
 
 def on_validation(figures: dict[str, float]) -> float:
