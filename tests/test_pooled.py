@@ -62,7 +62,8 @@ def test_real_tokens_leaves_its_input_alone():
 
 
 @settings(max_examples=20, deadline=None)
-@given(batch=st.integers(0, 4), modalities=st.integers(1, 4), rest=st.sampled_from([(3,), (2, 3)]), seed=st.integers(0, 99))
+@given(batch=st.integers(0, 4), modalities=st.integers(1, 4), rest=st.sampled_from([(3,), (2, 3)]),
+       seed=st.integers(0, 99))
 def test_mean_present_is_a_loop(batch, modalities, rest, seed):
     torch.manual_seed(seed)
     states = torch.randn(batch, modalities, *rest, dtype=torch.float64)
