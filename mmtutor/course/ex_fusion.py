@@ -45,7 +45,8 @@ shares = Exercise(
         Wrong("turned round", lambda weights, sizes: _shares(weights.flip(-1), sizes),
               "You counted from the end. The first modality's tokens stand first."),
     ),
-    hints=("`weights.split(sizes, dim=-1)` cuts the tokens into modalities.", "Sum each part; stack along the last axis."))
+    hints=("`weights.split(sizes, dim=-1)` cuts the tokens into modalities.",
+           "Sum each part; stack along the last axis."))
 
 # %% ../../nbs/course/ex_fusion.ipynb #fb89ddc3
 def _others(owner: Int[Tensor, "tokens"], real: Bool[Tensor, "tokens"]) -> Bool[Tensor, "tokens tokens"]:
@@ -81,7 +82,7 @@ others = Exercise(
 
 # %% ../../nbs/course/ex_fusion.ipynb #bbdccd1b
 def _narrow(owner: Int[Tensor, "tokens"]) -> Bool[Tensor, "tokens tokens"]:
-    "Who may look at whom: the own modality, and the shared tokens, whose owner is −1; shared tokens look at everything."
+    "All look at their own modality and at the shared tokens, whose owner is −1; the shared ones at everything."
     shared = owner == -1
     return (owner[:, None] == owner) | shared | shared[:, None]
 
@@ -104,7 +105,8 @@ narrow = Exercise(
         Wrong("nobody reads the shared tokens", lambda owner: (owner[:, None] == owner) | (owner == -1)[:, None],
               "The shared tokens hear everything, and nobody hears them. They must be keys for all as well."),
         Wrong("the shared tokens are deaf", lambda owner: (owner[:, None] == owner) | (owner == -1),
-              "Everybody reads the shared tokens, and they read only themselves. They must be allowed to look at all."),
+              "Everybody reads the shared tokens, and they read only themselves. They must be allowed to look "
+              "at all."),
         Wrong("no passage at all", lambda owner: owner[:, None] == owner,
               "Nothing passes: −1 is an owner like any other in yours."),
         Wrong("wide open", lambda owner: torch.ones(len(owner), len(owner), dtype=torch.bool),
@@ -216,14 +218,14 @@ exchange = Exercise(
               "assign both from the old cells."),
     ),
     hints=("Work on a copy: `found = cells.clone()`.", "Assign both parts from the **old** cells, in one line."),
-    remark="A test for binding: a fusion that gives the same state for both pictures cannot look up a value by its key.")
+    remark="A test for binding: a fusion with the same state for both pictures cannot look up a value by its key.")
 
 # %% ../../nbs/course/ex_fusion.ipynb #3eb2a609
 def _co_attend(
     a: Float[Tensor, "batch n dim"], b: Float[Tensor, "batch m dim"],
     a_real: Bool[Tensor, "batch n"], b_real: Bool[Tensor, "batch m"],
 ) -> tuple[Float[Tensor, "batch n dim"], Float[Tensor, "batch m dim"]]:
-    "Each token adds what it reads from the other side: softmax(q·k/√dim) over its real tokens; nothing if there is none."
+    "Each token adds what it reads from the other side: softmax(q·k/√dim) over its real tokens, or nothing."
     def read(x, context, real):
         context = context.masked_fill(~real[..., None], 0)
         nobody = ~real.any(1)[:, None, None]
@@ -295,10 +297,11 @@ co_attend = Exercise(
 # %% ../../nbs/course/ex_fusion.ipynb #27662cf8
 passage = Quiz(
     name="passage", chapter="09_fusion",
-    question="A bottleneck fusion has one layer and a hundred shared tokens. How much of the text reaches the picture's "
-             "tokens?",
+    question="A bottleneck fusion has one layer and a hundred shared tokens. How much of the text reaches the "
+             "picture's tokens?",
     choices=(
-        Choice("almost everything, a hundred tokens are plenty", "Their number does not matter while nobody reads them."),
+        Choice("almost everything, a hundred tokens are plenty", "Their number does not matter while nobody reads "
+                                                                 "them."),
         Choice("nothing: the picture reads the shared tokens before the text has written anything into them",
                "From the second layer on something arrives.", right=True),
         Choice("a hundredth of it", "The passage is not a share of the content but a number of tokens."),
@@ -306,12 +309,13 @@ passage = Quiz(
 
 tie = Quiz(
     name="tie", chapter="09_fusion",
-    question="On one label per item, concatenation and the decoder tie; on the lookup one is at chance and the other right. "
-             "What follows for your own task?",
+    question="On one label per item, concatenation and the decoder tie; on the lookup one is at chance and the other "
+             "right. What follows for your own task?",
     choices=(
-        Choice("always take the decoder, it never loses", "It costs many times as much, for nothing where summaries do."),
-        Choice("always take concatenation, it is cheaper", "Where the answer depends on which token goes with which, it "
-                                                           "cannot work, however long it trains."),
+        Choice("always take the decoder, it never loses", "It costs many times as much, for nothing where "
+                                                           "summaries do."),
+        Choice("always take concatenation, it is cheaper",
+               "Where the answer depends on which token goes with which, it cannot work, however long it trains."),
         Choice("ask whether the answer depends on which token goes with which; start with concatenation as the bar",
                "That is what separates the two tasks. And measure: the bar is cheap.", right=True),
         Choice("nothing, toy tasks say nothing", "That a mean cannot bind is arithmetic and holds at any size.")))

@@ -16,7 +16,9 @@ from torch import Tensor
 from .exercises import Case, Chapter, Choice, Exercise, Quiz, Wrong
 
 # %% ../../nbs/course/ex_pooled.ipynb #b405dd95
-def _average(scores: Float[Tensor, "modality classes"], present: Bool[Tensor, "modality"]) -> Float[Tensor, "classes"]:
+def _average(
+    scores: Float[Tensor, "modality classes"], present: Bool[Tensor, "modality"],
+) -> Float[Tensor, "classes"]:
     "The mean of the rows that are present; zeros if there is none."
     return scores[present].sum(0) / max(1, int(present.sum()))
 
@@ -34,7 +36,8 @@ average = Exercise(
         present.tolist().count(True) or 1),
     wrong=(
         Wrong("divided by all", lambda scores, present: scores[present].sum(0) / len(scores),
-              "You divide by the number of modalities that exist. An absent one then votes 0; divide by those present."),
+              "You divide by the number of modalities that exist. An absent one then votes 0; "
+              "divide by those present."),
         Wrong("the absent one votes", lambda scores, present: scores.mean(0),
               "The absent modality's scores are in your mean."),
         Wrong("nothing divided by nothing", lambda scores, present: scores[present].mean(0),
@@ -45,7 +48,9 @@ average = Exercise(
     hints=("`scores[present]` keeps the rows that are present.", "Divide by their number, and by at least 1."))
 
 # %% ../../nbs/course/ex_pooled.ipynb #7d018aa4
-def _pooled(values: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]) -> Float[Tensor, "batch dim"]:
+def _pooled(
+    values: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"],
+) -> Float[Tensor, "batch dim"]:
     "The mean of the real tokens; zeros where a row has none."
     values = values.masked_fill(~mask[..., None], 0)
     return values.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
@@ -103,14 +108,15 @@ def _gates_another(scores, present):
 
 
 gates = Exercise(
-    name="gates", chapter="09_pooled", title="Gates over the present", minutes=10, reference=_gates, cases=_gates_cases,
-    another=_gates_another,
+    name="gates", chapter="09_pooled", title="Gates over the present", minutes=10, reference=_gates,
+    cases=_gates_cases, another=_gates_another,
     wrong=(
         Wrong("zeros after the softmax", lambda scores, present: scores.softmax(1) * present[..., None],
               "The absent modality took its share before you removed it, so the rest no longer sums to one. Mask the "
               "scores, not the gates."),
         Wrong("absent ones at zero", lambda scores, present: (scores * present[..., None]).softmax(1),
-              "A score of 0 is an ordinary score: exp(0) is 1. The score of an absent modality must be minus infinity."),
+              "A score of 0 is an ordinary score: exp(0) is 1. The score of an absent modality must be minus "
+              "infinity."),
         Wrong("nan where nobody is present", lambda scores, present: scores.masked_fill(
             ~present[..., None], float("-inf")).softmax(1),
               "Right, except where nobody is present: a softmax over nothing is nan. Zeros are asked for there."),
@@ -188,8 +194,8 @@ def _gated_unit(
 
 
 def _gated_unit_cases() -> Iterator[Case]:
-    yield Case((torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[0.5]], [[-0.3]]]), torch.tensor([[1.0, 0.0], [0.0, 0.5]]),
-                torch.tensor([[True, True]])))
+    yield Case((torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[0.5]], [[-0.3]]]),
+                torch.tensor([[1.0, 0.0], [0.0, 0.5]]), torch.tensor([[True, True]])))
     draw = lambda *shape: torch.randn(*shape, dtype=torch.float64)
     present = torch.tensor([[True, True, True], [True, False, True], [False, False, False]])
     yield Case((draw(3, 3, 4), draw(3, 4, 5), draw(12, 15), present))
@@ -240,7 +246,8 @@ gated_unit = Exercise(
         Wrong("gate and value exchanged", lambda x, value, gate, present: (
             _gates(torch.einsum("bmd,mdh->bmh", x.masked_fill(~present[..., None], 0), value), present)
             * (x.masked_fill(~present[..., None], 0).flatten(1) @ gate).unflatten(1, (x.shape[1], -1)).tanh()).sum(1),
-              "You made the gates from `value` and the values from `gate`. The gate is the one that sees everything."),
+              "You made the gates from `value` and the values from `gate`. The gate is the one that sees "
+              "everything."),
     ),
     hints=("Zeros for what is absent; all summaries side by side: `x.flatten(1)`.",
            "`(x.flatten(1) @ gate).unflatten(1, (modality, -1))` are the scores; then `gates` of exercise 3.",
@@ -251,7 +258,8 @@ placeholder = Quiz(
     name="placeholder", chapter="09_pooled",
     question="Concatenation puts a learned vector where a modality is absent, averaged scores need none. Why?",
     choices=(
-        Choice("a learned vector trains faster", "It is there for another reason: the network behind has a fixed width."),
+        Choice("a learned vector trains faster", "It is there for another reason: the network behind has "
+                                                  "a fixed width."),
         Choice("the network of the concatenation always reads all places, so something must stand there",
                "And zeros would be an ordinary point of the space. A mean simply runs over fewer.", right=True),
         Choice("because the mask is lost in the concatenation", "The mask is known; it chooses the learned vector."),
@@ -259,7 +267,8 @@ placeholder = Quiz(
 
 trust = Quiz(
     name="trust", chapter="09_pooled",
-    question="A gate was trained on clean data only. In use, one camera's pictures become noise. What will its gate do?",
+    question="A gate was trained on clean data only. In use, one camera's pictures become noise. What will its "
+             "gate do?",
     choices=(
         Choice("close, as noise carries no information",
                "The gate cannot see information, only numbers, and was never paid for telling these apart."),
