@@ -1,9 +1,11 @@
 """Claim F3: hierarchical fusion, co-attention and gating each help further. All fusions on one backbone.
 
 Frozen features (brought to 128 channels at most by a random projection), the same questions, helps, steps and order of
-items for all; tokens and fusion together have equal parameters (the inner width makes up the difference); the learning rate of each is chosen on validation. Only the
-hierarchical fusion is built for low, middle and high features. Controls: the decoder and the concatenation with the
-same three levels, all at once. Writes claim F3 into results/claims.json. Run: python benchmarks/claim_F3.py
+items for all; tokens and fusion together have equal parameters (the inner width makes up the difference); the learning
+rate of each is chosen on validation. Asked as well: the group of clean inputs with one modality left out, or taken from
+another item. Only the hierarchical fusion is built for low, middle and high features. Controls: the decoder and the
+concatenation with the same three levels, all at once. Writes claim F3 into results/claims.json.
+Run: python benchmarks/claim_F3.py --epochs 10
 """
 import argparse
 import time
