@@ -1,11 +1,10 @@
 """Claim F3: hierarchical fusion, co-attention and gating each help further. All fusions on one backbone.
 
-Frozen features (brought to 128 channels at most by a random projection), the same questions, helps, steps and order of
-items for all; tokens and fusion together have equal parameters (the inner width makes up the difference); the learning
-rate of each is chosen on validation. Asked as well: the group of clean inputs with one modality left out, or taken from
-another item. Only the hierarchical fusion is built for low, middle and high features. Controls: the decoder and the
-concatenation with the same three levels, all at once. Writes claim F3 into results/claims.json.
-Run: python benchmarks/claim_F3.py --epochs 10
+Frozen features, the same questions, helps, steps and order of items for all; tokens and fusion together have equal
+parameters (the inner width makes up the difference); the learning rate of each is chosen on validation. Asked as well:
+the group of clean inputs with one modality left out, or taken from another item. Only the hierarchical fusion is built
+for low, middle and high features. Controls: the decoder and the concatenation with the same three levels, all at once.
+Writes claim F3 into results/claims.json. Run: python benchmarks/claim_F3.py
 """
 import argparse
 import time
@@ -15,12 +14,10 @@ from fusing import (
     DIM,
     EPOCHS,
     LEVELS,
-    NARROW,
     Light,
     ahead,
     banks,
     group_accuracy,
-    high_only,
     level_names,
     measures,
     score,
@@ -32,7 +29,7 @@ from mmtutor.course import records
 from mmtutor.fusion import equal_hidden, fusion_cost
 from mmtutor.inputs import MODALITIES, Bank
 
-BUDGET, RATES, TASKS = 250_000, (3e-3, 1e-3), ("clean", "degraded", "odd")
+BUDGET, RATES, TASKS = 400_000, (3e-3, 1e-3), ("clean", "degraded", "odd")
 HIGH = ("high",)
 VARIANTS = {"score": ("score", HIGH), "concat": ("concat", HIGH), "gated": ("gated", HIGH),
             "coattention": ("coattention", HIGH), "bottleneck": ("bottleneck", HIGH),
@@ -44,12 +41,12 @@ def build(name: str, budget: int = BUDGET) -> Light:
     "The variant, with the inner width that makes tokens and fusion have `budget` parameters."
     fusion, levels = VARIANTS[name]
     options = {"levels": level_names(MODALITIES, levels)} if fusion == "hierarchical" else {}
-    widths = widths_of(MODALITIES, levels, NARROW)
+    widths = widths_of(MODALITIES, levels)
     with torch.device("meta"):
-        tokens = Light(MODALITIES, fusion, levels=levels, grouped=options, sizes=NARROW, hidden=1).tokens
+        tokens = Light(MODALITIES, fusion, levels=levels, grouped=options, hidden=1).tokens
     rest = budget - sum(p.numel() for p in tokens.parameters())
     hidden = equal_hidden(fusion, list(widths), DIM, rest, **options)
-    return Light(MODALITIES, fusion, levels=levels, grouped=options, sizes=NARROW, hidden=hidden)
+    return Light(MODALITIES, fusion, levels=levels, grouped=options, hidden=hidden)
 
 
 def run(name: str, seed: int, rate: float, found: dict[str, Bank], epochs: int) -> tuple[dict[str, float], Light]:
@@ -99,8 +96,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     begun, seeds, values, about = records.commit(), tuple(range(args.seeds)), {}, {}
-    found = {"all": banks(widths=NARROW)}
-    found["high"] = high_only(found["all"], NARROW)
+    found = {"high": banks(levels=HIGH), "all": banks()}
     for name, (_, levels) in VARIANTS.items():
         start, items, tried = time.process_time(), found["high" if levels == HIGH else "all"], {}
         for rate in RATES:

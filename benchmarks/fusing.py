@@ -8,7 +8,6 @@ fusion alike. The head of the odd one out sees the fusion's state and nothing el
 """
 import math
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import replace
 from itertools import combinations
 
@@ -27,7 +26,6 @@ from mmtutor.transformer import Tokens
 
 LEVELS = ("low", "middle", "high")
 WIDTHS = {"text": (384, 384, 384), "picture": (40, 112, 1280), "sound": (256, 256, 256)}  # of the three levels
-NARROW = {"text": (128, 128, 128), "picture": (40, 112, 128), "sound": (128, 128, 128)}  # after a random projection
 DIM, EPOCHS, BATCH, RATE = 64, 16, 64, 3e-3
 TOKENS = 24  # at most so many of a modality
 PROFILE = replace(PROFILES["frozen"], voices=data.TRAIN_VOICES[:2], draws=2)
@@ -99,14 +97,8 @@ class LeveledSound(nn.Module):
         return Tokens(states / count.clamp(min=1)[..., None], count > 0)
 
 
-def banks(profile=PROFILE, levels: Sequence[str] = LEVELS, widths: Mapping = WIDTHS) -> dict[str, Bank]:
-    """Train, validation and test with the features of these levels side by side; encoded once, then read.
-
-    Where `widths` is less than the encoder gives, a random projection, the same for all, brings them to it.
-    """
-    generator = torch.Generator().manual_seed(0)
-    project = {m: [torch.randn(full, width, generator=generator) / width**0.5 if width < full else None
-                   for full, width in zip(WIDTHS[m], widths[m])] for m in MODALITIES}
+def banks(profile=PROFILE, levels: Sequence[str] = LEVELS) -> dict[str, Bank]:
+    "Train, validation and test with the features of these levels side by side; encoded once, then read."
     encoders = pretrained(profile)
     leveled = {"text": LeveledText(encoders["text"]), "picture": LeveledPicture(encoders["picture"]),
                "sound": LeveledSound(encoders["sound"])}
@@ -115,22 +107,9 @@ def banks(profile=PROFILE, levels: Sequence[str] = LEVELS, widths: Mapping = WID
         for kind in items.kinds.values():
             for m, cached in kind.items():
                 parts = cached.values[..., :TOKENS, :].split(WIDTHS[m], dim=-1)
-                parts = [part.float() if p is None else part.float() @ p for part, p in zip(parts, project[m])]
-                cached.values = torch.cat([p for p, level in zip(parts, LEVELS) if level in levels], dim=-1)
+                cached.values = torch.cat([p for p, level in zip(parts, LEVELS) if level in levels], dim=-1).float()
                 cached.mask = cached.mask[..., :TOKENS]
     return found
-
-
-def high_only(found: Mapping[str, Bank], widths: Mapping) -> dict[str, Bank]:
-    "The same items with their high level alone."
-    slim = {}
-    for split, items in found.items():
-        slim[split] = copy(items)
-        slim[split].kinds = {kind: {m: copy(c) for m, c in cached.items()} for kind, cached in items.kinds.items()}
-        for kind in slim[split].kinds.values():
-            for m, cached in kind.items():
-                cached.values = cached.values[..., -widths[m][-1]:].contiguous()
-    return slim
 
 
 def level_names(modalities: Sequence[str], levels: Sequence[str]) -> list[list[str]]:
@@ -138,27 +117,27 @@ def level_names(modalities: Sequence[str], levels: Sequence[str]) -> list[list[s
     return [[m if level == "high" else f"{m}_{level}" for m in modalities] for level in levels]
 
 
-def widths_of(modalities: Sequence[str], levels: Sequence[str] = ("high",), widths: Mapping = WIDTHS) -> dict[str, int]:
-    return {m if level == "high" else f"{m}_{level}": widths[m][LEVELS.index(level)]
+def widths_of(modalities: Sequence[str], levels: Sequence[str] = ("high",)) -> dict[str, int]:
+    return {m if level == "high" else f"{m}_{level}": WIDTHS[m][LEVELS.index(level)]
             for level in levels for m in modalities}
 
 
-def cut(tokens: Mapping[str, Tokens], levels: Sequence[str], widths: Mapping = WIDTHS) -> dict[str, Tokens]:
+def cut(tokens: Mapping[str, Tokens], levels: Sequence[str]) -> dict[str, Tokens]:
     "The levels as modalities of their own."
     if tuple(levels) == ("high",):
         return dict(tokens)
     return {m if level == "high" else f"{m}_{level}": Tokens(part, mask) for m, (values, mask) in tokens.items()
-            for level, part in zip(levels, values.split([widths[m][LEVELS.index(level)] for level in levels], dim=-1))}
+            for level, part in zip(levels, values.split([WIDTHS[m][LEVELS.index(level)] for level in levels], dim=-1))}
 
 
 class Light(nn.Module):
     "Features → tokens of one width → fusion → one linear head per question."
 
     def __init__(self, modalities: Sequence[str], fusion: str, *, levels: Sequence[str] = ("high",), dim: int = DIM,
-                 grouped: Mapping | None = None, sizes: Mapping = WIDTHS, **options):
+                 grouped: Mapping | None = None, **options):
         super().__init__()
-        self.modalities, self.levels, self.sizes = tuple(modalities), tuple(levels), sizes
-        widths = widths_of(modalities, levels, sizes)
+        self.modalities, self.levels = tuple(modalities), tuple(levels)
+        widths = widths_of(modalities, levels)
         self.tokens = ModalityTokens(widths, dim, max_tokens=TOKENS)
         self.fusion = make_fusion(fusion, list(widths), dim, dropout=0.1, **(grouped or {}), **options)
         self.heads = nn.ModuleDict({"group": nn.Linear(dim, 8), "odd": nn.Linear(dim, 4)})
@@ -171,7 +150,7 @@ class Light(nn.Module):
 
     def ready(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:
         "Tokens of one width; in training half of an encoder's channels are left out, other ones for every sample."
-        tokens = cut({m: tokens[m] for m in self.modalities if m in tokens}, self.levels, self.sizes)
+        tokens = cut({m: tokens[m] for m in self.modalities if m in tokens}, self.levels)
         if self.training:
             tokens = {m: Tokens(v * (2 * (torch.rand(len(v), 1, v.shape[2]) < 0.5)), mask)
                       for m, (v, mask) in tokens.items()}
