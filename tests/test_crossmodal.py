@@ -87,6 +87,13 @@ def test_bottleneck_written_out():
     close(fusion(tokens), F.layer_norm(shared, (DIM,)).mean(1))
 
 
+def test_the_shared_tokens_are_the_mean_over_the_present():
+    fusion, tokens = BottleneckFusion(MODALITIES, DIM, heads=2).double().eval(), some()
+    tokens["sound"].mask[1] = False
+    alone = {m: Tokens(tokens[m].values[1:2], tokens[m].mask[1:2]) for m in ("text", "picture")}
+    close(fusion(tokens)[1:2], fusion(alone))
+
+
 def test_bottleneck_weights_are_those_of_the_shared_tokens():
     fusion, tokens = BottleneckFusion(MODALITIES, DIM, heads=2, bottlenecks=3).double().eval(), some()
     state, seen = fusion(tokens, need_weights=True)
