@@ -121,7 +121,7 @@ class HierarchicalFusion(nn.Module):
     """Learned queries ask the lowest level of all encoders first, and carry what they found up to the next level.
 
     Levels are ordinary modalities, such as `picture_low` and `picture`; `levels` says which belong together, the lowest
-    first. With one level this is the shared fusion decoder. Source of the idea: Lu et al. 2016, arXiv:1606.00061, eq. 7.
+    first. With one level this is the shared fusion decoder. Source: Lu et al. 2016, arXiv:1606.00061, eq. 7.
     """
 
     def __init__(

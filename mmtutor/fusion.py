@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .crossmodal import BottleneckFusion, CoAttentionFusion, HierarchicalFusion, side_by_side
-from .pooled import ConcatFusion, GatedFusion, ModalityTokens, ScoreFusion, mean_token, real_tokens
+from .pooled import ConcatFusion, GatedFusion, ModalityTokens, ScoreFusion, mean_token, real_tokens  # noqa: F401
 from .transformer import Decoder, Tokens
 
 # %% ../nbs/09_fusion.ipynb #15f6f0b4

@@ -1,4 +1,6 @@
-"""Fusion: what is absent leaves no trace, what is present counts, and binding needs attention."""
+"""Fusion, every design: what is absent leaves no trace, what is present counts, and binding needs the tokens."""
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,24 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mmtutor.fusion import (
-    FUSIONS,
-    ConcatFusion,
-    ModalityTokens,
-    SharedFusionDecoder,
-    make_fusion,
-    mean_token,
-    real_tokens,
-)
+import mmtutor.fusion
+from mmtutor.fusion import FUSIONS, SharedFusionDecoder, equal_hidden, fusion_cost, make_fusion
 from mmtutor.transformer import Tokens
 
 MODALITIES, DIM = ("text", "picture", "sound"), 8
-OPTIONS = {"concat": {}, "decoder": {"depth": 2, "heads": 2, "queries": 3},
-           "asking": {"depth": 1, "heads": 2, "queries": 1, "ask": ["text", "sound"]}}
+DESIGNS = {name: (name, {} if name in ("score", "concat", "gated") else {"heads": 2}) for name in FUSIONS}
+DESIGNS |= {"asking": ("decoder", {"depth": 1, "heads": 2, "queries": 1, "ask": ["text", "sound"]}),
+            "levels": ("hierarchical", {"levels": [["sound"], ["text", "picture"]], "heads": 2}),
+            "deep": ("coattention", {"depth": 2, "heads": 2})}
+POOLED = {"score", "concat", "gated"}
+every_design = pytest.mark.parametrize("name", DESIGNS)
 
 
 def fusion_of(name):
-    return make_fusion("concat" if name == "concat" else "decoder", MODALITIES, DIM, **OPTIONS[name]).double().eval()
+    return make_fusion(DESIGNS[name][0], MODALITIES, DIM, **DESIGNS[name][1]).double().eval()
 
 
 def some(batch=3, sizes=(4, 5, 2), dim=DIM, share=0.3):
@@ -48,19 +47,20 @@ def close(a, b):
 SUBSETS = [tuple(m for m, bit in zip(MODALITIES, f"{n:03b}") if bit == "1") for n in range(1, 8)]
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@every_design
 @pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
 def test_absent_equals_never_there(name, subset):
     fusion, tokens = fusion_of(name), some()
     gone = [m for m in MODALITIES if m not in subset]
     alone = fusion({m: tokens[m] for m in subset})
+    assert alone.shape == (3, DIM) and alone.isfinite().all()
     close(fusion(hide(tokens, gone)), alone)
     close(fusion(hide(tokens, gone, 1e30)), alone)
     if gone:
         assert (fusion(tokens) - alone).abs().max() > 1e-6  # what is there does count
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@every_design
 def test_absent_row_by_row(name):
     "Each sample may lack another modality; each equals the model run on that sample alone, without it."
     fusion, tokens = fusion_of(name), some(batch=7)
@@ -75,7 +75,7 @@ def test_absent_row_by_row(name):
         close(together[i:i + 1], fusion(alone))
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@every_design
 def test_nothing_present_is_a_finite_constant(name):
     fusion = fusion_of(name)
     out = fusion(hide(some(), MODALITIES))
@@ -85,47 +85,63 @@ def test_nothing_present_is_a_finite_constant(name):
     close(fusion(dict.fromkeys(MODALITIES, empty)), out)
 
 
-@settings(max_examples=15, deadline=None)
-@given(name=st.sampled_from(sorted(OPTIONS)), seed=st.integers(0, 1000), extra=st.integers(0, 3),
-       batch=st.integers(0, 3))
-def test_padding_never_matters(name, seed, extra, batch):
+@settings(max_examples=40, deadline=None)
+@given(name=st.sampled_from(sorted(DESIGNS)), subset=st.sampled_from(SUBSETS), seed=st.integers(0, 1000),
+       extra=st.integers(0, 3), batch=st.integers(0, 3), sizes=st.tuples(*[st.integers(1, 5)] * 3))
+def test_padding_and_order_never_matter(name, subset, seed, extra, batch, sizes):
+    "More padding with nonsense in it, another order of the mapping, another order of the tokens: the same state."
     torch.manual_seed(seed)
-    fusion, tokens = fusion_of(name), some(batch)
-    longer = {m: Tokens(F.pad(t.values.masked_fill(~t.mask[..., None], torch.nan), (0, 0, 0, extra), value=torch.inf),
-                        F.pad(t.mask, (0, extra))) for m, t in tokens.items()}
-    close(fusion(longer), fusion(tokens))
+    fusion, tokens = fusion_of(name), {m: t for m, t in some(batch, sizes).items() if m in subset}
+    state, other = fusion(tokens), {}
+    for m, (values, mask) in reversed(tokens.items()):
+        values = F.pad(values.masked_fill(~mask[..., None], torch.nan), (0, 0, 0, extra), value=torch.inf)
+        order = torch.randperm(values.shape[1])
+        other[m] = Tokens(values[:, order], F.pad(mask, (0, extra))[:, order])
+    close(fusion(other), state)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_gradients_stay_out_of_the_masked(name):
-    fusion, tokens = fusion_of(name).train(), hide(some(), ["sound"])
+@every_design
+def test_a_batch_is_its_rows(name):
+    fusion, tokens = fusion_of(name), some()
+    rows = [fusion({m: Tokens(t.values[i:i + 1], t.mask[i:i + 1]) for m, t in tokens.items()}) for i in range(3)]
+    close(fusion(tokens), torch.cat(rows))
+
+
+@every_design
+@pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
+def test_gradients_reach_the_present_and_no_other(name, subset):
+    fusion = fusion_of(name).train()
+    tokens = hide(some(), [m for m in MODALITIES if m not in subset])
     tokens = {m: Tokens(t.values.requires_grad_(), t.mask) for m, t in tokens.items()}
-    fusion(tokens).square().sum().backward()
-    for values, mask in tokens.values():
-        assert values.grad.isfinite().all() and (values.grad[~mask] == 0).all()
-    assert tokens["text"].values.grad[tokens["text"].mask].abs().min() > 0
+    fusion(tokens).square().cumsum(1).sum().backward()
+    for m, (values, mask) in tokens.items():
+        if m in subset:
+            assert values.grad.isfinite().all() and (values.grad[~mask] == 0).all()
+            assert values.grad[mask].abs().amax(1).min() > 0, f"no gradient for a token of {m}"
+        else:
+            assert values.grad is None or (values.grad == 0).all()
     assert all(p.grad is None or p.grad.isfinite().all() for p in fusion.parameters())
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_the_order_of_the_mapping_is_free(name):
-    fusion, tokens = fusion_of(name), some()
-    close(fusion(dict(reversed(tokens.items()))), fusion(tokens))
-
-
-@pytest.mark.parametrize("name", OPTIONS)
-def test_weights_belong_to_real_tokens_and_sum_to_one(name):
+@every_design
+def test_weights_are_finite_and_leave_the_state_alone(name):
     fusion, tokens = fusion_of(name), hide(some(), ["picture"])
     tokens["text"].mask[1] = False
     tokens["sound"].mask[1] = False  # sample 1 has nothing at all
     state, weights = fusion(tokens, need_weights=True)
     close(state, fusion(tokens))
-    if name == "concat":
-        assert weights == {}
-        return
-    depth, queries = OPTIONS[name]["depth"], OPTIONS[name]["queries"] + len(OPTIONS[name].get("ask", ()))
+    assert isinstance(weights, dict) and all(w.isfinite().all() for w in weights.values())
+    assert all((w == 0).all() for key, w in weights.items() if key == "picture" or key[-1] == "picture")
+
+
+@pytest.mark.parametrize("name", ["decoder", "asking"])
+def test_decoder_weights_belong_to_real_tokens_and_sum_to_one(name):
+    fusion, tokens = fusion_of(name), hide(some(), ["picture"])
+    tokens["text"].mask[1] = False
+    tokens["sound"].mask[1] = False
+    _, weights = fusion(tokens, need_weights=True)
+    depth, queries = len(fusion.decoder.layers), len(fusion.queries)
     assert list(weights) == list(MODALITIES) and weights["text"].shape == (depth, 3, 2, queries, 4)
-    assert (weights["picture"] == 0).all()
     total = sum(w.sum(-1) for w in weights.values())
     close(total[:, [0, 2]], torch.ones_like(total[:, [0, 2]]))
     assert (total[:, 1] == 0).all()
@@ -157,85 +173,104 @@ def test_decoder_is_torchs_decoder():
     close(ours(tokens), F.layer_norm(out, (DIM,)).mean(1))
 
 
-def test_concat_means_the_real_tokens():
-    fusion, tokens = fusion_of("concat"), some()
-    parts = [(t.values * t.mask[..., None]).sum(1) / t.mask.sum(1, keepdim=True) for t in tokens.values()]
-    close(fusion(tokens), fusion.mix(torch.cat(parts, 1)))
-    parts[1] = fusion.absent["picture"].expand(3, -1)
-    close(fusion({m: tokens[m] for m in ("text", "sound")}), fusion.mix(torch.cat(parts, 1)))
-
-
-def test_mean_token_is_the_pooling_of_the_text_chapter():
-    from mmtutor.text import pool
-    tokens = some()["picture"]
-    tokens.mask[1] = False
-    close(mean_token(tokens), pool(tokens))
-    assert (mean_token(Tokens(tokens.values * torch.nan, torch.zeros_like(tokens.mask))) == 0).all()
-
-
-def test_tokens_are_projected_normed_and_marked():
-    widths = {"text": 3, "sound": 5}
-    module = ModalityTokens(widths, DIM, max_tokens=6).double()
-    tokens = {"sound": Tokens(torch.randn(2, 4, 5, dtype=torch.float64), torch.ones(2, 4, dtype=torch.bool))}
-    out = module(tokens)["sound"]
-    x = F.linear(tokens["sound"].values, module.project["sound"].weight, module.project["sound"].bias)
-    close(out.values, F.layer_norm(x, (DIM,)) + module.modality["sound"] + module.position["sound"][:4])
-    same = Tokens(tokens["sound"].values[:, :1].expand(-1, 4, -1), tokens["sound"].mask)
-    assert (module({"sound": same})["sound"].values.diff(dim=1).abs().amax(-1) > 0).all()  # order matters
-
-
-def test_tokens_take_half_precision_from_a_cache():
-    module = ModalityTokens({"text": 3}, DIM)
-    values, mask = torch.randn(2, 4, 3, dtype=torch.float16), torch.ones(2, 4, dtype=torch.bool)
-    half, full = (module({"text": Tokens(x, mask)})["text"].values for x in (values, values.float()))
-    assert half.dtype == torch.float32
-    torch.testing.assert_close(half, full)
+def test_one_level_is_the_shared_decoder():
+    "With the same weights hierarchical fusion with one level is the shared fusion decoder."
+    tall = make_fusion("hierarchical", MODALITIES, DIM, depth=2, heads=2, queries=3).double().eval()
+    flat = make_fusion("decoder", MODALITIES, DIM, depth=2, heads=2, queries=3).double().eval()
+    names = {"queries": "queries", "norm.weight": "decoder.norm.weight", "norm.bias": "decoder.norm.bias"}
+    flat.load_state_dict({names.get(k, k.replace("decoders.0.", "decoder.")): v for k, v in tall.state_dict().items()})
+    tokens = some()
+    close(tall(tokens), flat(tokens))
 
 
 @pytest.mark.parametrize("name", FUSIONS)
 def test_swapped_values(name):
-    "The mean cannot see which value goes with which key; the decoder can."
+    "The mean cannot see which value goes with which key; what looks at tokens can."
     torch.manual_seed(1)
     fusion, embed = fusion_of(name), nn.Linear(4, DIM).double()
     cells = torch.randn(1, 2, 4, dtype=torch.float64)
     swapped = torch.cat([cells[..., :2], cells.flip(1)[..., 2:]], -1)
     states = [fusion({"picture": Tokens(embed(x), torch.ones(1, 2, dtype=torch.bool))}) for x in (cells, swapped)]
-    assert ((states[0] - states[1]).abs().max() < 1e-12) == (name == "concat")
+    assert ((states[0] - states[1]).abs().max() < 1e-12) == (name in POOLED)
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_one_interface(name):
+    "Modalities and width, then only named options, all with defaults; `hidden` and `dropout` are among them."
+    parameters = list(inspect.signature(FUSIONS[name]).parameters.values())
+    assert [p.name for p in parameters[:2]] == ["modalities", "dim"]
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in parameters[2:])
+    assert {"hidden", "dropout"} <= {p.name for p in parameters}
+    fusion = make_fusion(name, MODALITIES, DIM, dropout=0.5).double()
+    tokens = some()
+    assert not torch.equal(fusion.train()(tokens), fusion(tokens))
+    assert torch.equal(fusion.eval()(tokens), fusion(tokens))
+
+
+def test_all_names_are_at_hand():
+    for name in ("ScoreFusion ConcatFusion GatedFusion CoAttentionFusion BottleneckFusion HierarchicalFusion "
+                 "SharedFusionDecoder ModalityTokens real_tokens mean_token").split():
+        assert name in mmtutor.fusion.__all__ and hasattr(mmtutor.fusion, name)
+    assert list(FUSIONS) == ["score", "concat", "gated", "coattention", "bottleneck", "hierarchical", "decoder"]
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+@pytest.mark.parametrize("budget", [60_000, 250_000])
+def test_equal_parameters(name, budget):
+    before = torch.get_rng_state()
+    hidden = equal_hidden(name, MODALITIES, 32, budget)
+    assert torch.equal(before, torch.get_rng_state())
+    sizes = [sum(p.numel() for p in make_fusion(name, MODALITIES, 32, hidden=h).parameters())
+             for h in (hidden - 1, hidden, hidden + 1)]
+    assert min(abs(size - budget) for size in sizes) == abs(sizes[1] - budget)
+
+
+def test_cost_by_hand():
+    d, hidden, batch, n, q = 32, 48, 2, 16, 4
+    tokens = {m: Tokens(torch.randn(batch, k, d), torch.rand(batch, k) < 0.7) for m, k in (("text", 6), ("sound", 10))}
+    decoder = SharedFusionDecoder(["text", "sound"], d, depth=1, queries=q, hidden=hidden)
+    projections = 4 * q * d * d + 2 * q * d * d + 2 * n * d * d
+    flops = 2 * batch * (projections + 2 * q * q * d + 2 * q * n * d + 2 * q * d * hidden)
+    parameters = 8 * d * d + 8 * d + 2 * d * hidden + hidden + d + 4 * 2 * d + q * d
+    assert fusion_cost(decoder, tokens) == {"parameters": parameters, "flops": flops}
+    concat = make_fusion("concat", ["text", "sound"], d, hidden=hidden)
+    assert fusion_cost(concat, tokens)["flops"] == 2 * batch * (2 * d * hidden + hidden * d)
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+def test_save_and_load(name, tmp_path):
+    fusion, other, tokens = fusion_of(name), fusion_of(name), some()
+    torch.save(fusion.state_dict(), tmp_path / "fusion.pt")
+    other.load_state_dict(torch.load(tmp_path / "fusion.pt"))
+    assert torch.equal(other(tokens), fusion(tokens))
 
 
 @pytest.mark.bad_input
-def test_bad_input_is_named():
-    tokens = some()
-    fusion = fusion_of("decoder")
-    with pytest.raises(ValueError, match="unknown fusion 'bilinear', expected one of concat, decoder"):
-        make_fusion("bilinear", MODALITIES, DIM)
+@every_design
+def test_bad_tokens_are_named(name):
+    tokens, fusion = some(), fusion_of(name)
     with pytest.raises(ValueError, match="got tokens of smell; .*known are text, picture, sound"):
         fusion(tokens | {"smell": tokens["text"]})
     with pytest.raises(ValueError, match="got tokens of no modality"):
         fusion({})
     with pytest.raises(ValueError, match=r"picture is \(2, 5, 8\), expected \(3, tokens, 8\)"):
         fusion(tokens | {"picture": Tokens(tokens["picture"].values[:2], tokens["picture"].mask[:2])})
+    with pytest.raises(ValueError, match=r"text is \(3, 4, 6\), expected \(3, tokens, 8\)"):
+        fusion({"text": Tokens(tokens["text"].values[..., :6], tokens["text"].mask)})
     with pytest.raises(ValueError, match=r"mask of text is torch.float64 \(3, 4\), expected torch.bool"):
         fusion({"text": Tokens(tokens["text"].values, tokens["text"].mask.double())})
-    with pytest.raises(ValueError, match="5 tokens of picture, but 4 positions; .*max_tokens"):
-        ModalityTokens(dict.fromkeys(MODALITIES, DIM), DIM, max_tokens=4).double()(tokens)
+
+
+@pytest.mark.bad_input
+def test_bad_settings_are_named():
+    known = "score, concat, gated, coattention, bottleneck, hierarchical, decoder"
+    with pytest.raises(ValueError, match=f"unknown fusion 'bilinear', expected one of {known}"):
+        make_fusion("bilinear", MODALITIES, DIM)
     with pytest.raises(ValueError, match="ask=\\('smell',\\); expected .* modalities out of text, picture, sound"):
         SharedFusionDecoder(MODALITIES, DIM, heads=2, ask=["smell"])
     with pytest.raises(ValueError, match="0 queries"):
         SharedFusionDecoder(MODALITIES, DIM, heads=2, queries=0)
     with pytest.raises(TypeError, match="depth"):
         make_fusion("concat", MODALITIES, DIM, depth=2)
-
-
-def test_real_tokens_leaves_its_input_alone():
-    tokens = hide(some(), ["sound"])
-    kept = real_tokens(tokens, dict.fromkeys(MODALITIES, DIM))
-    assert kept["sound"].values.isfinite().all() and tokens["sound"].values.isnan().all()
-
-
-def test_half_precision_stays_close():
-    fusion = ConcatFusion(MODALITIES, DIM).eval()
-    tokens = {m: Tokens(t.values.float(), t.mask) for m, t in some().items()}
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(fusion(tokens).float(), fusion(tokens).float())
-        assert (fusion(tokens).float() - fusion.float()(tokens)).abs().max() < 0.1
+    with pytest.raises(ValueError, match="equal_hidden: decoder of width 32 has at least .* parameters, .*got 1,000"):
+        equal_hidden("decoder", MODALITIES, 32, 1000)
