@@ -50,7 +50,7 @@ def distances(counts: Float[np.ndarray, "values"], values: Float[np.ndarray, "va
     middle = counts.cumsum() - counts / 2  # the middle rank of each value
     return (middle[:, None] - middle) ** 2
 
-
+# %% ../nbs/16_agreement.ipynb #c1ed8c60
 def krippendorff_alpha(ratings: Float[np.ndarray, "raters items"], level: str = "nominal") -> float:
     """Agreement of any number of raters beyond chance; NaN where a rater said nothing about an item.
 
@@ -64,8 +64,8 @@ def krippendorff_alpha(ratings: Float[np.ndarray, "raters items"], level: str = 
     ratings = ratings[:, (~np.isnan(ratings)).sum(0) >= 2]
     values = np.unique(ratings[~np.isnan(ratings)])
     if len(values) < 2:
-        raise ValueError(f"krippendorff_alpha: {ratings.shape[1]} items with two ratings or more, {len(values)} different "
-                         "values; without any variation alpha is 0/0")
+        raise ValueError(f"krippendorff_alpha: {ratings.shape[1]} items with two ratings or more, {len(values)} "
+                         "different values; without any variation alpha is 0/0")
     given = (ratings[:, :, None] == values).sum(0).astype(float)        # items × values
     pairs = given.T @ (given / (given.sum(1, keepdims=True) - 1))       # each item weighs as many as it has ratings
     pairs -= np.diag((given / (given.sum(1, keepdims=True) - 1)).sum(0))  # nobody is compared with himself
@@ -82,8 +82,8 @@ def simulated_raters(
     Raises ValueError for skills or shares outside 0 … 1.
     """
     if not skills or not all(0 <= s <= 1 for s in (*skills, seen)) or categories < 2:
-        raise ValueError(f"simulated_raters: skills {list(skills)}, seen {seen}, {categories} categories; expected shares "
-                         "from 0 to 1, at least one rater and two categories")
+        raise ValueError(f"simulated_raters: skills {list(skills)}, seen {seen}, {categories} categories; expected "
+                         "shares from 0 to 1, at least one rater and two categories")
     generator, rows = torch.Generator().manual_seed(seed), []
     for skill in skills:
         knows, shown = (torch.rand(len(truth), generator=generator) < share for share in (skill, seen))

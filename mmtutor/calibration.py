@@ -29,11 +29,11 @@ class Bins(NamedTuple):
         gaps = (self.accuracy - self.confidence).abs().nan_to_num() * self.count
         return float(gaps.sum() / self.count.sum())
 
-
+# %% ../nbs/16_calibration.ipynb #04b5cf60
 def binned(confidence: Float[Tensor, "items"], right: Tensor, bins: int, equal: str = "width") -> Bins:
     "Confidences from 0 to 1 in bins of equal width, or with equally many items; a value at an edge goes to the left."
     if bins < 1 or equal not in ("width", "count"):
-        raise ValueError(f"reliability: {bins} bins of equal {equal!r}; expected 1 or more, of equal 'width' or 'count'")
+        raise ValueError(f"reliability: {bins} bins of equal {equal!r}; expected 1 or more, equal 'width' or 'count'")
     confidence, right = confidence.double(), right.double()
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
     if equal == "count":
@@ -43,7 +43,7 @@ def binned(confidence: Float[Tensor, "items"], right: Tensor, bins: int, equal: 
     mean = lambda x: torch.zeros(bins, dtype=torch.float64).index_add_(0, place, x) / count
     return Bins(edges, count, mean(confidence), mean(right))
 
-
+# %% ../nbs/16_calibration.ipynb #62cb7d5c
 def probabilities_of(probabilities, labels, name: str) -> tuple[Tensor, Tensor]:
     "Both checked. Raises ValueError for what `evaluate` refuses, and for rows that are no probabilities."
     probabilities = torch.as_tensor(probabilities)
@@ -52,18 +52,19 @@ def probabilities_of(probabilities, labels, name: str) -> tuple[Tensor, Tensor]:
                          "(items, classes) of float")
     _, labels, _ = checked(probabilities, labels, None, name)
     if probabilities.min() < 0 or (probabilities.sum(1) - 1).abs().max() > 1e-3:
-        raise ValueError(f"{name}: rows from {probabilities.min():.3g} up, with sums from {probabilities.sum(1).min():.3g} "
-                         f"to {probabilities.sum(1).max():.3g}; expected probabilities: take the softmax of logits first")
+        sums = probabilities.sum(1)
+        raise ValueError(f"{name}: rows from {probabilities.min():.3g} up, with sums from {sums.min():.3g} to "
+                         f"{sums.max():.3g}; expected probabilities: take the softmax of logits first")
     return probabilities.double(), labels
 
-
+# %% ../nbs/16_calibration.ipynb #c6d95817
 def reliability(
     probabilities: Float[Tensor, "items classes"], labels: Int[Tensor, "items"], bins: int = 10, equal: str = "width",
 ) -> Bins:
     """How often the answers are right against how confident they are, in bins of equal "width" or "count".
 
-    Sources: DeGroot and Fienberg 1983, doi:10.2307/2987588; Naeini et al. 2015 (the error), doi:10.1609/aaai.v29i1.9602;
-    Guo et al. 2017, arXiv:1706.04599, equations 2 and 3.
+    Sources: DeGroot and Fienberg 1983, doi:10.2307/2987588; Naeini et al. 2015 (the error),
+    doi:10.1609/aaai.v29i1.9602; Guo et al. 2017, arXiv:1706.04599, equations 2 and 3.
     """
     probabilities, labels = probabilities_of(probabilities, labels, "reliability")
     confidence, guess = probabilities.max(1)
@@ -80,7 +81,7 @@ class Calibration(NamedTuple):
     def __str__(self) -> str:
         return f"ECE {self.error} (if calibrated {self.floor:.3f}, 95 % below {self.limit:.3f}; p = {self.p:.3f})"
 
-
+# %% ../nbs/16_calibration.ipynb #65b81681
 def calibration(
     probabilities: Float[Tensor, "items classes"],
     labels: Int[Tensor, "items"],
@@ -89,7 +90,7 @@ def calibration(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Calibration:
-    """The error of `reliability` in bins of equal width, its interval, and its floor: labels drawn from the probabilities.
+    """The error of `reliability` in bins of equal width, its interval, and its floor: answers right by their confidence.
 
     The interval describes the error of this many items, floor included. Source of the floor: Vaicenavicius et al. 2019,
     arXiv:1902.06977, section 4.2 (consistency resampling; Bröcker and Smith 2007, doi:10.1175/WAF993.1).

@@ -48,7 +48,7 @@ class Estimate(NamedTuple):
         limits = "too few" if math.isnan(self.low) else f"{self.low:.3f}, {self.high:.3f}"
         return f"{self.value:.3f} [{limits}]"
 
-
+# %% ../nbs/16_evaluation.ipynb #9e98ae98
 def in_units(n: int, units: Sequence[Hashable] | None, name: str) -> list[Tensor]:
     "The rows of each unit; without `units` each row alone. Raises ValueError for a wrong count, or fewer than two."
     if units is None:
@@ -73,7 +73,7 @@ def resampled(units: list[Tensor], count: int, seed: int) -> Iterator[Tensor]:
         drawn = torch.randint(len(units), (len(units),), generator=generator)
         yield flat[drawn] if single else torch.cat([units[i] for i in drawn.tolist()])
 
-# %% ../nbs/16_evaluation.ipynb #9e98ae98
+# %% ../nbs/16_evaluation.ipynb #ea049e0a
 def intervals(statistic: Callable, units: list[Tensor], resamples: int, level: float, seed: int) -> list[Estimate]:
     "An estimate for each number that the statistic gives; resamples in which it is NaN are left out."
     if resamples < 100 or not 0 < level < 1:
@@ -84,7 +84,7 @@ def intervals(statistic: Callable, units: list[Tensor], resamples: int, level: f
     low, high = (drawn.nanquantile(q, 0) for q in ((1 - level) / 2, (1 + level) / 2))
     return [Estimate(*three) for three in zip(point.tolist(), low.tolist(), high.tolist())]
 
-
+# %% ../nbs/16_evaluation.ipynb #f1d2f087
 def bootstrap(
     statistic: Callable[[Int[Tensor, "rows"]], float],  # a figure from the numbers of some rows
     n: int,                                             # how many rows there are
@@ -94,7 +94,7 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """A figure and its percentile interval. Raises ValueError when it is NaN on all rows, or for too little to draw from.
+    """A figure and its percentile interval. Raises ValueError where it is NaN on all rows, or if there is too little.
 
     Source: Efron 1979, doi:10.1214/aos/1176344552; Efron and Tibshirani 1993, chapter 13.
     """
@@ -156,12 +156,13 @@ class Report:
         return min(self.by_group, key=lambda g: self.by_group[g][measure].value)
 
     def __str__(self) -> str:
-        parts = {f"{self.n} items": self.overall, **self.by_class, **{f"group {g}": v for g, v in self.by_group.items()}}
+        groups = {f"group {g}": found for g, found in self.by_group.items()}
+        parts = {f"{self.n} items": self.overall, **self.by_class, **groups}
         width = max(map(len, parts)) + 2
         return "\n".join(f"{title:{width}}" + "   ".join(f"{k} {v}" for k, v in found.items())
                          for title, found in parts.items())
 
-
+# %% ../nbs/16_evaluation.ipynb #b10a6a14
 def evaluate(
     answers: Float[Tensor, "items classes"] | Int[Tensor, "items"],  # scores, higher is likelier; or the answers
     labels: Int[Tensor, "items"],
@@ -225,10 +226,10 @@ class Comparison(NamedTuple):
         return (f"{self.a:.3f} − {self.b:.3f} = {self.difference}, permutation p = {self.permutation:.3f}{exact}; "
                 f"only A right {self.only_a}, only B {self.only_b}")
 
-
+# %% ../nbs/16_evaluation.ipynb #ff639a60
 def compare(
     a: Float[Tensor, "items classes"] | Int[Tensor, "items"],  # scores or answers of one model …
-    b: Float[Tensor, "items classes"] | Int[Tensor, "items"],  # … and of the other, for the same items in the same order
+    b: Float[Tensor, "items classes"] | Int[Tensor, "items"],  # … and of the other, for the same items in this order
     labels: Int[Tensor, "items"],
     *,
     measure: str = "accuracy",                                 # or "macro F1"
@@ -278,7 +279,7 @@ def ranks(scores: Float[Tensor, "query gallery"], target: Int[Tensor, "query"]) 
         raise ValueError(f"ranks: {int(scores.isnan().sum())} of {scores.numel()} scores are NaN")
     return (scores >= scores.gather(1, target[:, None])).sum(1)
 
-
+# %% ../nbs/16_evaluation.ipynb #93b027d5
 def retrieval(
     scores: Float[Tensor, "query gallery"],  # higher is closer
     target: Int[Tensor, "query"],            # the right gallery item of each query

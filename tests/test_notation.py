@@ -10,7 +10,8 @@ from test_repository import LADDER
 PAGE = notebooks.NBS / "00_notation.ipynb"
 CHAPTERS = ("01_attention", "02_positions", "03_multihead", "04_transformer", "04_seq2seq", "05_data",
             "05_augment", "05_reading", "05_loading", "08_listening", "06_masked",
-            "07_convolution", "07_vision", "07_looking", "12_transfusion")
+            "07_convolution", "07_vision", "07_looking", "12_transfusion",
+            "16_conditions", "16_evaluation", "16_calibration", "16_agreement")
 ROW = re.compile(r'^\| <a id="(term-[a-z0-9-]+)"></a>([^|]+?) \| ([^|]+?) \| '
                  r'\[([^\]]+)\]\((\w+)\.ipynb\) \| (.*?) ?\|$')
 # Set in italics to stress a word, or in another sense than a term's: no entry of their own.
@@ -26,7 +27,10 @@ SAME = {"fused": "fused kernel", "flops": "flop", "causal": "causal mask", "leak
         "leakage": "leak", "tied": "tied weights", "nyquist": "nyquist limit", "folded": "aliasing",
         "discrete fourier transform": "fourier transform", "fast fourier transform": "fourier transform",
         "patches": "patch", "convolutions": "convolution", "stretches": "position interpolation",
-        "depthwise": "depthwise convolution", "channels_last": "channels last"}
+        "depthwise": "depthwise convolution", "channels_last": "channels last",
+        "macro": "macro, micro", "micro": "macro, micro", "units": "unit", "r@k": "recall at k",
+        "calibrated": "calibration", "nominal": "nominal, ordinal, interval", "ordinal": "nominal, ordinal, interval",
+        "interval": "nominal, ordinal, interval"}
 
 
 def table() -> str:

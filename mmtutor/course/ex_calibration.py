@@ -136,8 +136,8 @@ brier = Exercise(
     wrong=(
         Wrong("a mean over the classes", lambda probabilities, labels: _brier(probabilities, labels)
               / probabilities.shape[1],
-              "Add the squares over the classes; the mean goes over the items alone. Else it shrinks with the number of "
-              "classes."),
+              "Add the squares over the classes; the mean goes over the items alone. Else it shrinks with the number "
+              "of classes."),
         Wrong("the label alone", lambda probabilities, labels: (
             1 - probabilities[torch.arange(len(labels)), labels]).square().mean(),
               "The other classes count too: how the rest is spread over them makes a difference."),
@@ -230,8 +230,8 @@ floor = Exercise(
     wrong=(
         Wrong("the mean of the trials first", lambda confidence, thrown, bins: _ece(
             confidence, (thrown < confidence).to(confidence.dtype).mean(0), bins),
-              "You averaged over the trials before the error was taken: the noise cancels, and 0 is left. First the error "
-              "of each trial, then the mean."),
+              "You averaged over the trials before the error was taken: the noise cancels, and 0 is left. First the "
+              "error of each trial, then the mean."),
         Wrong("a fair coin", lambda confidence, thrown, bins: torch.stack(
             [_ece(confidence, (dice < 0.5).to(confidence.dtype), bins) for dice in thrown]).mean(),
               "In a calibrated model an answer with confidence 0.9 is right in 90 % of the trials: compare the dice "

@@ -75,12 +75,14 @@ class Rating(Interactive):
         from PIL import Image
         columns = min(6, len(self.items))
         rows = -(-len(self.items) // columns)
-        figure, axes = figures.new(1.5 * columns, 1.9 * rows, rows, columns, squeeze=False)
+        high = 1.9 if any(one["picture"] for one in self.items) else 0.9
+        figure, axes = figures.new(1.5 * columns, high * rows, rows, columns, squeeze=False, layout="none")
+        figure.subplots_adjust(0.01, 0.34 / high / rows, 0.99, 1 - 0.4 / high / rows, 0.05, 0.65 / (high - 0.65))
         for ax in axes.ravel():
             ax.axis("off")
         for ax, one, said in zip(axes.ravel(), self.items, self.ratings):
             name, _, answer = one["name"].partition(": ")
-            ax.set_title("\n".join(part if len(part) < 22 else part[:20] + "…" for part in (name, answer) if part),
+            ax.set_title("\n".join(part if len(part) < 20 else part[:18] + "…" for part in (name, answer) if part),
                          fontsize=7)
             if one["picture"]:
                 ax.imshow(Image.open(io.BytesIO(base64.b64decode(one["picture"].split(",")[1]))).convert("RGB"))
