@@ -3,8 +3,9 @@
 For each seed all families are divided anew into 70 % to learn from, 10 % to choose on and 20 % to test on. 24 linear
 models on frozen features (picture, sound, both; four strengths; class weights or none) learn the group from clean items
 and are tested under every condition of `mmtutor.conditions`. Counted are: how wide the intervals are, how often
-accuracy and macro F1 order two models differently, how often intervals overlap although McNemar's test tells two models apart,
-how far the worst group lies below the mean, how wrong the confidence is, and what the clean figures say of the others.
+accuracy and macro F1 order two models differently, how often intervals overlap although McNemar's test tells two models
+apart, how far the worst group lies below the mean, how wrong the confidence is, and what the clean figures say of the
+others.
 The part about people is counted on raters made by dice. Nobody was asked.
 Writes claim T9 into results/claims.json. Run: python benchmarks/claim_T9.py
 """

@@ -90,7 +90,7 @@ def calibration(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Calibration:
-    """The error of `reliability` in bins of equal width, its interval, and its floor: answers right by their confidence.
+    """The error of `reliability` in bins of equal width, its interval, and its floor: right with the stated chance.
 
     The interval describes the error of this many items, floor included. Source of the floor: Vaicenavicius et al. 2019,
     arXiv:1902.06977, section 4.2 (consistency resampling; Bröcker and Smith 2007, doi:10.1175/WAF993.1).

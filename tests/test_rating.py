@@ -146,7 +146,8 @@ def test_keys_and_the_way_through_the_order(javascript):  # noqa: F811
     assert javascript("rating", *[["answer", key, n] for key, n, _ in calls]) == [value for *_, value in calls]
     order = [2, 0, 3, 1]
     for ratings, at, expected in [([-1] * 4, 0, 1), ([-1, -1, 0, -1], 3, 1), ([0, 1, 2, -1], 0, 2),
-                                  ([0, 1, 2, -1], 2, 2), ([0, 0, 0, 0], 1, 1), ([0, -1, 0, 0], 1, 3), ([0, 0, -1, 0], 3, 0)]:
+                                  ([0, 1, 2, -1], 2, 2), ([0, 0, 0, 0], 1, 1), ([0, -1, 0, 0], 1, 3),
+                                  ([0, 0, -1, 0], 3, 0)]:
         assert javascript("rating", ["next", order, ratings, at]) == [expected], (ratings, at)
     assert javascript("rating", ["rated", [-1, 2, -1], 2, 0]) == [[-1, 2, 0]]
 
