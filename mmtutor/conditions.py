@@ -35,7 +35,7 @@ def media(split: str, modality: str, kind: str) -> list[Tensor]:
         found = [data.picture_of(p) for p in rows["picture"]]
         return [tasks.occlude(p, 0.5, rng) for p in found] if kind == "occluded" else found
     found = [data.sound_of(s) for s in rows["sound"]]
-    return [tasks.add_noise(s, 0, rng) for s in found] if kind == "noise" else found
+    return [tasks.add_noise(s, 0.0, rng) for s in found] if kind == "noise" else found
 
 # %% ../nbs/16_conditions.ipynb #10edd40c
 class Pooled(nn.Module):

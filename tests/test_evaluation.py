@@ -157,7 +157,7 @@ class TestEvaluate:
             assert [e.value for e in report.by_class[name].values()] == pytest.approx(three[:, i].tolist())
             assert all(e.low <= e.value <= e.high for e in report.by_class[name].values())
         assert report.overall["accuracy"] == share(guess == labels) and report.n == 150
-        again = evaluate(guess.numpy(), labels.tolist(), classes=4, resamples=200)
+        again = evaluate(guess, labels, classes=4, resamples=200)
         assert again.overall == report.overall
         assert "150 items" in str(report) and "macro F1" in str(report) and str(report).count("\n") == 4
 
