@@ -62,6 +62,8 @@ CASES: dict[str, dict] = {
     "no head for the answer's place": {"recipe": {"answer_place": 0.0}},
     "four learned queries, not asked": {"options": {"queries": 4, "ask": ()}},
     "hierarchical": {"fusion": "hierarchical", "options": {"levels": (("sound", "text"), ("picture",)), "depth": 2}},
+    "coattention": {"fusion": "coattention", "options": {"depth": 2}},
+    "bottleneck": {"fusion": "bottleneck", "options": {"depth": 3}},
     "sound: untrained Transformer": {"ears": "transformer"},
     "sound: log-mel frames": {"ears": "log-mel"},
 }
