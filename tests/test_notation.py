@@ -10,7 +10,8 @@ from test_repository import LADDER
 PAGE = notebooks.NBS / "00_notation.ipynb"
 CHAPTERS = ("01_attention", "02_positions", "03_multihead", "04_transformer", "04_seq2seq", "05_data",
             "05_augment", "05_reading", "05_loading", "08_listening", "06_masked",
-            "07_convolution", "07_vision", "07_looking", "12_transfusion")
+            "07_convolution", "07_vision", "07_looking", "12_transfusion",
+            "17_ledger", "17_frameworks", "17_keras_head")
 ROW = re.compile(r'^\| <a id="(term-[a-z0-9-]+)"></a>([^|]+?) \| ([^|]+?) \| '
                  r'\[([^\]]+)\]\((\w+)\.ipynb\) \| (.*?) ?\|$')
 # Set in italics to stress a word, or in another sense than a term's: no entry of their own.
