@@ -19,7 +19,8 @@ PACKAGE = ROOT / "mmtutor"
 # Every chapter that the ladder knows, whether it is written yet or not (design: reading order is import order).
 LADDER = """index 00_notation 01_attention 02_positions 03_multihead 04_transformer 04_seq2seq 05_data 05_tasks
 05_augment 05_reading 05_loading 05_subsets
-06_text 06_masked 07_convolution 07_vision 07_looking 08_listening 08_audio 09_pooled 09_crossmodal 09_fusion 10_objectives 10_multitask
+06_text 06_masked 07_convolution 07_vision 07_looking 08_listening 08_audio
+09_pooled 09_crossmodal 09_fusion 10_objectives 10_multitask
 11_binding 11_multimodal 12_transfusion 13_finetune 14_freezing
 15_accumulation 16_evaluation 17_ledger 17_frameworks 17_keras_head 18_scaling
 19_inputs 19_questions 19_capstone""".split()
