@@ -229,7 +229,7 @@ falling = Quiz(
              "be?",
     choices=(
         Choice("saving in safetensors loses infinite values", "It keeps them bit by bit; the weights were NaN before."),
-        Choice("the log replaces each NaN loss by the mean of the losses before",
+        Choice("the log replaces each NaN loss by the mean of the losses since the last report",
                "`logging_nan_inf_filter` is on by default. It filters the log, not the training.", right=True),
         Choice("the model was saved in eval mode", "Eval mode turns dropout off; it makes no NaN."),
         Choice("clipping has turned the gradients into NaN, the loss being fine",
