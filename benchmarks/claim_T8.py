@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 
 from mmtutor.course import records
 from mmtutor.finetune import FinetuneConfig, finetune
-from mmtutor.frameworks import FRAMEWORKS, LEFT, PARTS, lines_of, train_with
+from mmtutor.frameworks import FRAMEWORKS, LEFT, PARTS, lines_of, load_keras, train_with
 from mmtutor.ledger import (
     HalvesModel,
     Ledger,
@@ -193,10 +193,9 @@ def main() -> None:
         if not args.dry:
             records.record("frameworks", "python benchmarks/claim_T8.py trajectories", SEEDS, found, begun=begun)
         return
-    import keras
     import lightning
     import transformers
-    versions = {m.__name__: m.__version__ for m in (transformers, lightning, keras)}
+    versions = {m.__name__: m.__version__ for m in (transformers, lightning, load_keras("torch"))}
     used = {"seconds": seconds(1 if args.dry else 7), "memory": memory(1 if args.dry else 3), "threads": 1,
             "sizes (width, micro-batch)": SIZES, "versions": versions}
     above = {way: used["seconds"]["small"][way]["ratio"] - 1 for way in WAYS}
