@@ -116,21 +116,22 @@ def seconds(turns: int = 7, sizes: dict = SIZES, steps: tuple[int, int] = (10, 4
     """
     found = {}
     for size, (dim, batch) in sizes.items():
+        lengths = (4, 12) if size == "large" else steps
         config = replace(CONFIG, batch_size=batch, epochs=1)
         data = {n: digit_halves(n * batch * config.accumulate, 0)[0] if n * batch * config.accumulate <= 1797 else
-                _repeated(n * batch * config.accumulate) for n in steps}
+                _repeated(n * batch * config.accumulate) for n in lengths}
         step, setup = {way: [] for way in WAYS}, {way: [] for way in WAYS}
         for turn in range(turns + 1):
             at = turn % len(WAYS)
             for way in WAYS[at:] + WAYS[:at]:
                 taken = {}
-                for n in steps:
+                for n in lengths:
                     begun = time.process_time()
                     go(way, dim, config, data[n])
                     taken[n] = time.process_time() - begun
-                one = (taken[steps[1]] - taken[steps[0]]) / (steps[1] - steps[0])
+                one = (taken[lengths[1]] - taken[lengths[0]]) / (lengths[1] - lengths[0])
                 step[way].append(one)
-                setup[way].append(taken[steps[0]] - steps[0] * one)
+                setup[way].append(taken[lengths[0]] - lengths[0] * one)
         middle = {way: statistics.median(values[1:]) for way, values in step.items()}
         found[size] = {way: {"ratio": round(middle[way] / middle["plain"], 4), "ms": round(1e3 * middle[way], 3),
                              "setup ms": round(1e3 * statistics.median(setup[way][1:]), 1),
