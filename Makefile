@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab docs export outputs lint clean
+.PHONY: help run test test-tensorflow lab docs export outputs lint clean
 
 help:
 	@echo "make run      fine-tune the three-modality model on the embedded data (PROFILE=full: also unfrozen)"
 	@echo "make test     every test and every notebook"
+	@echo "make test-tensorflow  the Keras head of chapter 17 on TensorFlow, in an environment of its own (2 GB)"
 	@echo "make lab      JupyterLab, open on the index"
 	@echo "make docs     the documentation site, in _docs/"
 	@echo "make export   notebooks -> mmtutor/ and README.md"
@@ -32,6 +33,13 @@ test: $(VENV)/.stamp
 	@echo "==> building the embedded data if they are missing, then every test and every notebook"
 	@$(BIN)/mmtutor data build
 	@$(BIN)/python -m pytest
+
+test-tensorflow:
+	@$(PYTHON) -m venv .venv-tensorflow
+	@grep '^torch==' constraints.txt > .venv-tensorflow/torch.txt
+	@.venv-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-tensorflow/torch.txt
+	@.venv-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check -e '.[tensorflow]' pytest pytest-timeout -c constraints.txt
+	@KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=2 .venv-tensorflow/bin/python -m pytest tests/test_keras_head.py
 
 lab: $(VENV)/.stamp
 	@$(BIN)/mmtutor lab
