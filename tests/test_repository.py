@@ -179,7 +179,7 @@ def test_import_is_light():
 def test_wheel_holds_the_course(tmp_path):
     "The wheel has every module, every notebook and every recorded run, and nothing of the tests."
     source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(
-        ".venv", ".git", "_docs", "_proc", "build", "runs", "*.egg-info", "__pycache__", ".ipynb_checkpoints"))
+        ".venv*", ".git", "_docs", "_proc", "build", "runs", "*.egg-info", "__pycache__", ".ipynb_checkpoints"))
     subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet",
                     "-w", tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("*.whl")
