@@ -294,6 +294,7 @@ def finetune(
     folder: Path | str | None = None,  # for checkpoints; an unfinished run found there is continued
     progress: bool = True,
     stop_after: int | None = None,     # optimiser steps of this call
+    groups: Callable = parameter_groups,  # (model, config) → AdamW's groups, in that form: other rates for other parts
 ) -> History:
     """Train `model` in place, on the device where it is, and leave it in eval mode.
 
@@ -305,9 +306,8 @@ def finetune(
     device = next(model.parameters()).device
     size = config.batch_size * config.accumulate
     per_epoch = math.ceil(len(train) / size)
-    groups = parameter_groups(model, config)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-    run = Run(model, config, len(train), torch.optim.AdamW(groups, betas=config.betas), scaler,
+    run = Run(model, config, len(train), torch.optim.AdamW(groups(model, config), betas=config.betas), scaler,
               History(config.epochs * per_epoch), torch.Generator().manual_seed(config.seed),
               torch.Generator().manual_seed(config.seed + 1))
     history = run.history
