@@ -1998,7 +1998,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'mmtutor.evaluation.evaluate': ('evaluation.html#evaluate', 'mmtutor/evaluation.py'),
                                     'mmtutor.evaluation.in_units': ('evaluation.html#in_units', 'mmtutor/evaluation.py'),
                                     'mmtutor.evaluation.intervals': ('evaluation.html#intervals', 'mmtutor/evaluation.py'),
-                                    'mmtutor.evaluation.ranks': ('evaluation.html#ranks', 'mmtutor/evaluation.py'),
                                     'mmtutor.evaluation.resampled': ('evaluation.html#resampled', 'mmtutor/evaluation.py'),
                                     'mmtutor.evaluation.retrieval': ('evaluation.html#retrieval', 'mmtutor/evaluation.py'),
                                     'mmtutor.evaluation.share': ('evaluation.html#share', 'mmtutor/evaluation.py'),
