@@ -21,16 +21,8 @@ from mmtutor.course import checkpoints
 from mmtutor.finetune import FinetuneConfig, NotFinite, finetune, parameter_groups, schedule, to_device
 
 QUIET = {"progress": False}
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = FinetuneConfig(epochs=3, batch_size=4, accumulate=3, learning_rate=1e-2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    "Tiny models; more threads only wait for each other."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Model(nn.Module):
