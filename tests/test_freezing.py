@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmtutor import freezing
-from mmtutor.finetune import FinetuneConfig, finetune, parameter_groups
+from mmtutor.finetune import FinetuneConfig, finetune
 from mmtutor.freezing import cached_features, encode, fingerprint, freeze, matcher, thaw
+from mmtutor.optimiser import parameter_groups
 from mmtutor.transformer import Encoder, Tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
