@@ -104,7 +104,8 @@ def _mfu(figures: Mapping) -> list[Case]:
 
 BUDGETS = (
     Budget("attention and encoder layer, forward + backward, ours / theirs", "≤ 1", "bench-attention", 1.0, _layers),
-    Budget("the same, on a GPU", "≤ 1", "gpu-run", 1.0, lambda f: _layers({"ours / theirs": f["peers"]})),
+    Budget("attention, layers and encoders on a GPU, forward + backward, ours / theirs", "≤ 1", "gpu-run", 1.0,
+           lambda f: _layers({"ours / theirs": f["peers"]})),
     Budget("overhead of a training step / Fabric's", "≤ 1", "bench-frameworks", 1.0, _overhead("fabric")),
     Budget("overhead of a training step / Trainer's, Lightning's", "≤ 1/5", "bench-frameworks", 0.2,
            _overhead("trainer", "lightning")),
@@ -114,7 +115,7 @@ BUDGETS = (
            lambda f: [Case("MiniLM", f["recomputed / cached"]["mean"], _noise(f["recomputed / cached"]))], least=True),
     Budget("peak memory of accumulation, large / small batch", "flat: ≤ 1.05", "bench-gradcache", 1.05, _flat),
     Budget("peak memory, GradCache / accumulation", "≤ 1.15", "bench-gradcache", 1.15, _gradcache),
-    Budget("the same, on a GPU", "≤ 1.15", "gpu-run", 1.15, lambda f: _gradcache({"peak MiB": {
+    Budget("peak memory on a GPU, GradCache / accumulation", "≤ 1.15", "gpu-run", 1.15, lambda f: _gradcache({"peak MiB": {
         key: row and row["peak MiB"] for key, row in f["memory"].items()}})),
     Budget("import mmtutor, torch aside", "< 0.3 s", "bench-imports", 0.3, _imports, unit=" s"),
     Budget("transformers, datasets, lightning, keras brought by an import", "0", "bench-imports", 0.0, _brought),
@@ -129,7 +130,7 @@ BUDGETS = (
     Budget("samples a second, loading / the training step", "≥ 1", "bench-pipeline", 1.0, lambda f: [
         *(Case(f"raw, {n} workers", ratio) for n, ratio in f["raw"]["supply / need"].items()),
         Case("cached features", f["cached"]["supply / need"])], least=True),
-    Budget("the same, on a GPU", "≥ 1", "gpu-run", 1.0, lambda f: [
+    Budget("samples a second on a GPU, loading / the training step", "≥ 1", "gpu-run", 1.0, lambda f: [
         Case(key, row["supply / need"]) for key, row in f["pipeline"].items()], least=True),
 )
 

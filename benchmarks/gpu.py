@@ -120,7 +120,7 @@ def encoders(size: str) -> dict[str, nn.Module]:
     if size == "embedded":
         return {"text": TextEncoder(TextConfig()), "picture": ConvEncoder(), "sound": RecurrentEncoder(stride=16)}
     if size == "toy":
-        return {"text": TextEncoder(TextConfig(1000, 32, 2, 2, 64)),
+        return {"text": TextEncoder(TextConfig(1000, 32, 2, 2, 128)),
                 "picture": VisionTransformer(VisionConfig(32, 16, 32, 2, 2)),
                 "sound": AudioTransformer(32, 2, 2, tokens=50)}
     return {"text": TextEncoder(TextConfig(30_522, 768, 12, 12, 3072)),
