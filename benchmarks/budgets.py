@@ -110,7 +110,7 @@ def _mfu(figures: Mapping) -> list[Case]:
 BUDGETS = (
     Budget("attention and encoder layer, forward + backward, ours / theirs", "≤ 1", "bench-attention", 1.0, _layers),
     Budget("attention, layers and encoders on a GPU, forward + backward, ours / theirs", "≤ 1", "gpu-run", 1.0,
-           lambda f: _layers({"ours / theirs": f["peers"]})),
+           lambda f: _layers({"ours / theirs": f["peers"] | f.get("compiled peers", {})})),
     Budget("overhead of a training step / Fabric's", "≤ 1", "bench-frameworks", 1.0, _overhead("fabric")),
     Budget("overhead of a training step / Trainer's, Lightning's", "≤ 1/5", "bench-frameworks", 0.2,
            _overhead("trainer", "lightning")),

@@ -9,6 +9,7 @@ full run, three seeds. The last two need the embedded data. `toy`: small sizes, 
 """
 import copy
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -88,7 +89,13 @@ def parity(toy: bool, device: torch.device) -> dict:
     return {key: float(f"{value:.2e}") for key, value in found.items()}
 
 
-def compiled(toy: bool, device: torch.device) -> dict:
+def keep(found: dict) -> None:
+    "What a section has so far, for the case that it is stopped."
+    if path := os.environ.get("GPU_RUN_PART"):
+        Path(path).write_text(json.dumps(found), encoding="utf-8")
+
+
+def compiled(toy: bool, device: torch.device, backend: str = "inductor") -> dict:
     "Largest difference of a compiled block from itself, forward and gradients, relative: `block/forward|gradients`."
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     found, chosen = {}, ["MultiHeadAttention, padded"]
@@ -100,15 +107,21 @@ def compiled(toy: bool, device: torch.device) -> dict:
         module, inputs = module and module.eval().to(device), [x.to(device) for x in inputs]
         torch.compiler.reset()
         both = []
-        for f in (function, torch.compile(function)):
+        for f in (function, torch.compile(function, backend=backend)):
             given = [x.clone().requires_grad_(x.is_floating_point()) for x in inputs]
+            if module is not None:
+                module.zero_grad()
             out = f(module, *given)
             out.square().mean().backward()
-            both.append((out.detach(), [x.grad for x in given if x.grad is not None]))
+            slopes = [x.grad for x in (*given, *(module.parameters() if module else ())) if x.grad is not None]
+            both.append((out.detach(), [g.clone() for g in slopes]))
         gap = lambda a, b: float(f"{((a - b).abs().max() / b.abs().max().clamp(min=1e-12)).item():.2e}")
         (plain, slopes), (fast, fast_slopes) = both
         found[f"{name}/forward"] = gap(fast, plain)
-        found[f"{name}/gradients"] = max(gap(a, b) for a, b in zip(fast_slopes, slopes))
+        largest = max(g.abs().max() for g in slopes)  # one gradient may be exactly zero
+        found[f"{name}/gradients"] = max(float(f"{((a - b).abs().max() / largest).item():.2e}")
+                                         for a, b in zip(fast_slopes, slopes, strict=True))
+        keep(found)
     return found
 
 
@@ -192,17 +205,16 @@ def whole_encoders(toy: bool, batch: int, device: torch.device) -> dict[str, tup
 
 
 def peers(toy: bool, device: torch.device) -> dict:
-    """Ratios ours / theirs in the form of benchmarks/attention.py: layers in float32 (TF32) and under bfloat16, the
-    latter also compiled; whole encoders, forward + backward, under bfloat16."""
+    """Ratios ours / theirs in the form of benchmarks/attention.py: layers in float32 (TF32) and under bfloat16; whole
+    encoders, forward + backward, under bfloat16."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     kind, low = device.type, torch.bfloat16
     large = {"small": (64, 128, 256, 8), "base": (64, 128, 768, 12), "long": (8, 2048, 768, 12)}
     sizes, turns, found = attention.TOY if toy else large, 2 if toy else 15, {}
-    ways = {"float32": (sizes, {}), "bfloat16": (sizes, {"low": low})} | ({} if toy else {
-        "bfloat16, compiled": ({"base": sizes["base"]}, {"low": low, "compiled": True})})
-    for note, (chosen, how) in ways.items():
-        rows = attention.compare(chosen, turns, kind, blocks=attention.BLOCKS[1:], **how)
+    for note, how in {"float32": {}, "bfloat16": {"low": low}}.items():
+        rows = attention.compare(sizes, turns, kind, blocks=attention.BLOCKS[1:], **how)
         found |= {key.replace(kind, f"{kind}, {note}", 1): row for key, row in rows.items()}
+        keep(found)
     wait = torch.cuda.synchronize if kind == "cuda" else lambda: None
     for name, (ours, call, theirs, their_call) in whole_encoders(toy, 2 if toy else 64, device).items():
         taken, pair = {"ours": [], "theirs": []}, (("ours", ours, call), ("theirs", theirs, their_call))
@@ -245,6 +257,14 @@ def steps(model: nn.Module, step: Callable, inputs: Mapping | None, device: torc
             "turns": records.spread(taken[warm:])}
 
 
+def compiled_peers(toy: bool, device: torch.device) -> dict:
+    "The encoder layer and its rivals, all of them compiled, under bfloat16."
+    sizes = attention.TOY if toy else {"base": (64, 128, 768, 12)}
+    rows = attention.compare(sizes, 2 if toy else 15, device.type, low=torch.bfloat16, compiled=True,
+                             blocks=["MultiHeadAttention"] if toy else ["EncoderLayer"])
+    return {key.replace(device.type, f"{device.type}, bfloat16, compiled", 1): row for key, row in rows.items()}
+
+
 def training_step(model: MultimodalModel, device: torch.device) -> Callable:
     def step(inputs):
         with torch.autocast(device.type, dtype=torch.bfloat16):
@@ -283,6 +303,7 @@ def speed(toy: bool, device: torch.device) -> dict:
                     "MFU": round(flops / figures["seconds"] / peak, 4) if peak else None}
                 found[f"{size}/{regime}, {way}"] = figures
                 print(f"{size}/{regime}, {way}", figures, flush=True)
+                keep(found)
             del model, inputs, step
             if device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -322,6 +343,7 @@ def memory(toy: bool, device: torch.device) -> dict:
             except torch.OutOfMemoryError:
                 found[f"{way}/{batch}"] = None
             print(f"{way}/{batch}", found[f"{way}/{batch}"], flush=True)
+            keep(found)
             del pair, part, work
             if device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -362,5 +384,6 @@ def capstone_so_far(folder: Path = CAPSTONE) -> dict | None:
 
 
 # The most telling first; seconds that each may take on one H200, start-up included.
-SECTIONS = {"parity": (parity, 60), "peers": (peers, 110), "speed": (speed, 110), "memory": (memory, 110),
-            "compile": (compiled, 80), "pipeline": (pipeline, 60), "capstone": (capstone, 600)}
+SECTIONS = {"parity": (parity, 60), "peers": (peers, 80), "speed": (speed, 110), "memory": (memory, 110),
+            "pipeline": (pipeline, 60), "compile": (compiled, 80), "compiled peers": (compiled_peers, 70),
+            "capstone": (capstone, 600)}

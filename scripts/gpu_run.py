@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 KEPT = Path("runs") / "gpu"
 PIECE = 60_000_000  # bytes
 # What a machine with torch, transformers and scikit-learn may lack; taken in the versions of this environment.
-WHEELS = ("platformdirs", "datasets", "dill", "multiprocess", "soundfile", "soxr")
-NAMES = ("parity", "peers", "speed", "memory", "compile", "pipeline", "capstone")  # of gpu.SECTIONS
+WHEELS = ("platformdirs", "datasets", "dill", "multiprocess", "soundfile", "cffi", "pycparser", "soxr")
+NAMES = ("parity", "peers", "speed", "memory", "pipeline", "compile", "compiled peers", "capstone")  # gpu.SECTIONS
 # The code of one section: name, toy, path of the result.
 SECTION = """import json, sys, torch
 import gpu
@@ -39,13 +39,14 @@ def environment() -> dict[str, str]:
 
 
 def section(name: str, toy: bool, limit: float, kept: Path) -> dict:
-    "Run one section; `figures`, or `not done` with the reason; `seconds` that it took."
-    path, begun = kept / f"{name}.part", time.perf_counter()
+    "Run one section: `figures`, or `not done` with the reason and what there is `so far`; `seconds` that it took."
+    path, part, begun = kept / f"{name}.done", kept / f"{name}.part", time.perf_counter()
     path.unlink(missing_ok=True)
+    part.unlink(missing_ok=True)
     command = [sys.executable, "-c", SECTION, name, "toy" if toy else "full", str(path)]
     try:
-        done = subprocess.run(command, env=environment(), cwd=Path.cwd(), timeout=limit, stderr=subprocess.PIPE,
-                              text=True)
+        done = subprocess.run(command, env=environment() | {"GPU_RUN_PART": str(part.resolve())}, timeout=limit,
+                              stderr=subprocess.PIPE, text=True)
         why = None if done.returncode == 0 else (done.stderr.strip() or f"exit status {done.returncode}")[-500:]
     except subprocess.TimeoutExpired:
         why = f"stopped after {limit:.0f} s"
@@ -53,7 +54,15 @@ def section(name: str, toy: bool, limit: float, kept: Path) -> dict:
     if why is None:
         return {"figures": json.loads(path.read_text(encoding="utf-8")), "seconds": taken}
     print(f"{name}: {why}", flush=True)
-    return {"not done": why, "seconds": taken}
+    return {"not done": why, "seconds": taken, "so far": _json(part)}
+
+
+def _json(path: Path) -> dict | None:
+    "What a section left behind; None where that is nothing, or half of it."
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 def run(names: list[str], toy: bool, seconds: float, kept: Path, begun: str | None) -> dict[str, dict]:

@@ -64,6 +64,14 @@ def test_memory_has_every_way_and_batch():
 def test_compiled_blocks_are_themselves():
     found = gpu.compiled(True, CPU)
     assert len(found) == 2 and max(found.values()) < 1e-4
+    assert len(gpu.compiled_peers(True, CPU)) == 2
+
+
+@pytest.mark.slow
+def test_every_block_can_be_traced():
+    "All that the GPU run compiles, without the compiler."
+    found = gpu.compiled(False, CPU, backend="eager")
+    assert len(found) == 14 and max(found.values()) < 1e-4
 
 
 @pytest.mark.slow
@@ -103,7 +111,10 @@ def test_a_section_runs_apart_and_says_why_it_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_run, "SECTION", "import sys; open(sys.argv[3], 'w').write('{\"name\": 1}')")
     assert gpu_run.section("x", True, 50, tmp_path)["figures"] == {"name": 1}
     monkeypatch.setattr(gpu_run, "SECTION", "raise MemoryError('too much')")
-    assert "too much" in gpu_run.section("x", True, 50, tmp_path)["not done"]
+    found = gpu_run.section("x", True, 50, tmp_path)
+    assert "too much" in found["not done"] and found["so far"] is None
+    monkeypatch.setattr(gpu_run, "SECTION", "import gpu; gpu.keep({'first': 1}); raise MemoryError('later')")
+    assert gpu_run.section("x", True, 100, tmp_path)["so far"] == {"first": 1}  # what was finished is not lost
     monkeypatch.setattr(gpu_run, "SECTION", "import time; time.sleep(60)")
     assert gpu_run.section("x", True, 1, tmp_path)["not done"] == "stopped after 1 s"
 
