@@ -1,10 +1,10 @@
-# make run | test | lab | docs | export | outputs | lint.  Without make: CONTRIBUTING.md, "Without make".
+# make run | test | lab | docs | bench | export | outputs | lint.  Without make: CONTRIBUTING.md, "Without make".
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-tensorflow lab docs export outputs lint clean
+.PHONY: help run test test-tensorflow lab docs export outputs lint bench bench-chapters bench-gpu clean
 
 help:
 	@echo "make run      fine-tune the three-modality model on the embedded data (PROFILE=full: also unfrozen)"
@@ -14,6 +14,9 @@ help:
 	@echo "make docs     the documentation site, in _docs/"
 	@echo "make export   notebooks -> mmtutor/ and README.md"
 	@echo "make outputs  execute every notebook again and show which saved outputs differ"
+	@echo "make bench    side by side with the peers, on an idle CPU, 15 minutes; then the budgets (DRY=1: toy sizes, nothing recorded)"
+	@echo "make bench-chapters  seconds and memory of every notebook, 20 minutes"
+	@echo "make bench-gpu  what only a GPU can show, ten minutes (DRY=1: toy sizes, on a CPU too)"
 	@echo "make lint     ruff on notebooks, tests and scripts"
 
 # The environment is made anew when what it is made from has changed.
@@ -57,6 +60,18 @@ outputs: $(VENV)/.stamp
 
 lint: $(VENV)/.stamp
 	@$(BIN)/ruff check .
+
+bench: $(VENV)/.stamp
+	@$(BIN)/mmtutor data build
+	@$(BIN)/python benchmarks/run.py $(if $(DRY),--dry)
+
+bench-chapters: $(VENV)/.stamp
+	@$(BIN)/mmtutor data build
+	@$(BIN)/python benchmarks/chapters.py
+
+bench-gpu: $(VENV)/.stamp
+	@$(BIN)/mmtutor data build
+	@$(BIN)/python scripts/gpu_run.py $(if $(DRY),--toy)
 
 clean:
 	rm -rf $(VENV) _docs _proc build *.egg-info

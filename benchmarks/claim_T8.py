@@ -3,8 +3,8 @@
 `trajectories` (minutes, any machine): how far the losses of 50 steps depart from the plain loop, with everything told
 and with one setting at a time left at the framework's default, for three seeds; lines of code. Writes
 results/frameworks.json. `times` (a quiet machine): seconds per step, all in one process, in turn, as ratios to the
-plain loop, with our `finetune` and Fabric beside them; and the peak memory of a process of their own each. Writes
-results/bench-frameworks.json, and with both records the claim T8 into results/claims.json.
+plain loop, with our `finetune`, Fabric and Accelerate beside them; and the peak memory of a process of their own each.
+Writes results/bench-frameworks.json, and with both records the claim T8 into results/claims.json.
 Run: python benchmarks/claim_T8.py trajectories; python benchmarks/claim_T8.py times
 """
 import argparse
@@ -13,6 +13,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -37,7 +38,7 @@ from mmtutor.ledger import (
 SEEDS = (0, 1, 2)
 CONFIG = FinetuneConfig(epochs=5, batch_size=8, accumulate=4, learning_rate=1e-2, weight_decay=0.1, clip=0.5)
 SIZES = {"small": (32, 8), "large": (256, 32)}  # width of the model, samples in a micro-batch
-WAYS = ("plain", "finetune", "fabric", "trainer", "lightning", "keras")
+WAYS = ("plain", "finetune", "fabric", "accelerate", "trainer", "lightning", "keras")
 
 
 def settings() -> list[tuple[str, str]]:
@@ -81,29 +82,48 @@ def with_finetune(model: nn.Module, train: TensorDataset, config: FinetuneConfig
     return Trajectory(finetune(model, loss_fn, train, config, progress=False).losses, [])
 
 
-def with_fabric(model: nn.Module, train: TensorDataset, config: FinetuneConfig) -> Trajectory:
-    "The plain loop with Lightning's Fabric around model, optimiser and backward pass."
-    from lightning.fabric import Fabric
-    fabric, ledger, sizes = Fabric(accelerator="cpu", devices=1), Ledger(), window_sizes(len(train), config)
-    model.train()
-    model, optimizer = fabric.setup(model, adamw(model, config))
+def _around(model: nn.Module, optimizer, train: TensorDataset, config: FinetuneConfig, *, backward: Callable,
+            clip: Callable, silent: Callable) -> Trajectory:
+    "The plain loop, with the three calls that Fabric and Accelerate have of their own; `silent`: no exchange yet."
+    ledger, sizes = Ledger(), window_sizes(len(train), config)
     rate, order = rate_of(optimizer, config, len(sizes)), Order(len(train), config.seed)
+    model.train()
     for _ in range(config.epochs):
         for window in torch.tensor(list(order)).split(config.batch_size * config.accumulate):
             counted, parts = (train[window][-1] != -100).sum(), window.split(config.batch_size)
             for i, rows in enumerate(parts, start=1):
-                with fabric.no_backward_sync(model, enabled=i < len(parts)):
+                with silent() if i < len(parts) else nullcontext():
                     *inputs, labels = train[rows]
-                    fabric.backward(ledger(model(*inputs), labels).sum() / counted)
-            fabric.clip_gradients(model, optimizer, max_norm=config.clip or math.inf)
+                    backward(ledger(model(*inputs), labels).sum() / counted)
+            clip()
             optimizer.step()
             rate.step()
             optimizer.zero_grad()
     return Trajectory(ledger.steps(sizes), [])
 
 
+def with_fabric(model: nn.Module, train: TensorDataset, config: FinetuneConfig) -> Trajectory:
+    "The plain loop with Lightning's Fabric around model, optimiser and backward pass."
+    from lightning.fabric import Fabric
+    fabric = Fabric(accelerator="cpu", devices=1)
+    model, optimizer = fabric.setup(model, adamw(model, config))
+    return _around(model, optimizer, train, config, backward=fabric.backward,
+                   clip=lambda: fabric.clip_gradients(model, optimizer, max_norm=config.clip or math.inf),
+                   silent=lambda: fabric.no_backward_sync(model))
+
+
+def with_accelerate(model: nn.Module, train: TensorDataset, config: FinetuneConfig) -> Trajectory:
+    "The plain loop with Hugging Face's Accelerate around model, optimiser and backward pass."
+    from accelerate import Accelerator
+    accelerator = Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(model, adamw(model, config))
+    return _around(model, optimizer, train, config, backward=accelerator.backward,
+                   clip=lambda: accelerator.clip_grad_norm_(model.parameters(), config.clip or math.inf),
+                   silent=lambda: accelerator.no_sync(model))
+
+
 def go(way: str, dim: int, config: FinetuneConfig, train: TensorDataset) -> Trajectory:
-    others: dict[str, Callable] = {"finetune": with_finetune, "fabric": with_fabric}
+    others = {"finetune": with_finetune, "fabric": with_fabric, "accelerate": with_accelerate}
     model = HalvesModel(dim)
     return others[way](model, train, config) if way in others else train_with(way, model, train, config)
 
@@ -194,15 +214,16 @@ def main() -> None:
         if not args.dry:
             records.record("frameworks", "python benchmarks/claim_T8.py trajectories", SEEDS, found, begun=begun)
         return
+    import accelerate
     import lightning
     import transformers
-    versions = {m.__name__: m.__version__ for m in (transformers, lightning, load_keras("torch"))}
+    versions = {m.__name__: m.__version__ for m in (transformers, accelerate, lightning, load_keras("torch"))}
     used = {"seconds": seconds(1 if args.dry else 7), "memory": memory(1 if args.dry else 3), "threads": 1,
             "sizes (width, micro-batch)": SIZES, "versions": versions}
     above = {way: used["seconds"]["small"][way]["ratio"] - 1 for way in WAYS}
     used["overhead of finetune / theirs"] = {
         way: round(above["finetune"] / above[way], 3) if above[way] > 0 else None
-        for way in ("fabric", "trainer", "lightning", "keras")}
+        for way in WAYS[2:]}
     print({way: row["ratio"] for way, row in used["memory"].items()}, used["overhead of finetune / theirs"], sep="\n")
     if args.dry:
         return

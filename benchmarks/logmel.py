@@ -5,6 +5,7 @@ whole batch (and, a second time, sound by sound, as it is mostly used); the extr
 ways, torch and NumPy. LogMel is timed in the convention of its rival and must give the same numbers.
 Writes results/bench-logmel.json. Run: python benchmarks/logmel.py
 """
+import argparse
 import statistics
 import time
 from functools import partial
@@ -92,11 +93,15 @@ def compare(sizes: dict = SIZES, repeats: int = 7) -> dict:
 def main() -> None:
     import librosa
     import transformers
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry", action="store_true", help="a toy size, few turns; print, and write nothing")
+    dry = parser.parse_args().dry
     torch.set_num_threads(1)
-    begun = records.commit()
-    records.record("bench-logmel", "python benchmarks/logmel.py", [0], {
-        "bands": BANDS, "threads": 1, "librosa": librosa.__version__, "transformers": transformers.__version__,
-        "theirs / ours": compare(), "Fourier / ours": fourier()}, begun=begun)
+    begun, sizes, turns = records.commit(), {"2 sounds of 1 s": (2, 1)} if dry else SIZES, 2 if dry else 7
+    figures = {"bands": BANDS, "threads": 1, "librosa": librosa.__version__, "transformers": transformers.__version__,
+               "theirs / ours": compare(sizes, turns), "Fourier / ours": fourier(sizes, turns)}
+    if not dry:
+        records.record("bench-logmel", "python benchmarks/logmel.py", [0], figures, begun=begun)
 
 
 if __name__ == "__main__":

@@ -1,242 +1,174 @@
-"""What only a GPU can show: parity of the blocks in 32 and 16 bits, a full-sized training step, and memory.
+"""Everything that only a GPU can show, in one command of less than ten minutes; one record, results/gpu-run.json.
 
-The full size is ViT-B/16, BERT-base and Whisper-small's encoder with random weights under our fusion decoder. Model
-FLOPs are counted by torch on the same step without compilation; their share of the peak is the utilisation (MFU).
-Needs nothing but torch, numpy and the package itself: no data, no network. Writes results/gpu-parity.json and
-results/gpu-model.json.
+The sections are those of benchmarks/gpu.py, each in a process of its own with a limit. One that fails, or that no time
+is left for, is named in the record under `not done`, and the others go on. Finished sections are kept in runs/gpu: the
+same command again does what is left. The capstone writes results/capstone-gpu.json besides, when all of it is done.
 Run: python scripts/gpu_run.py    (--toy: small sizes, on a CPU too, printed and not recorded)
+
+For a machine without a network: `--pack FOLDER` here collects the embedded data, the weights and the wheels that such a
+machine may lack, in pieces of at most 60 MB; `--packed FOLDER` there unpacks them first. The record is in results/.
 """
 import argparse
-import copy
-import statistics
+import io
+import json
+import os
+import subprocess
 import sys
+import tarfile
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from mmtutor.accumulation import GradCache, accumulate  # noqa: E402
-from mmtutor.attention import attend, padding_mask  # noqa: E402
-from mmtutor.audio import AudioTransformer, LogMel, RecurrentEncoder  # noqa: E402
-from mmtutor.course import records  # noqa: E402
-from mmtutor.fusion import SharedFusionDecoder  # noqa: E402
-from mmtutor.multihead import MultiHeadAttention  # noqa: E402
-from mmtutor.multimodal import MultimodalConfig, MultimodalModel  # noqa: E402
-from mmtutor.objectives import contrastive_loss  # noqa: E402
-from mmtutor.text import TextConfig, TextEncoder  # noqa: E402
-from mmtutor.transformer import Decoder, Encoder, Tokens  # noqa: E402
-from mmtutor.vision import ConvEncoder, VisionConfig, VisionTransformer  # noqa: E402
-
-PEAK = {"NVIDIA H100 80GB HBM3": 989.4e12, "NVIDIA H200": 989.4e12}  # dense bfloat16 FLOP/s, from the data sheets
-KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = Path("runs") / "gpu"
+PIECE = 60_000_000  # bytes
+# What a machine with torch, transformers and scikit-learn may lack; taken in the versions of this environment.
+WHEELS = ("platformdirs", "datasets", "dill", "multiprocess", "soundfile", "cffi", "pycparser", "soxr")
+NAMES = ("parity", "peers", "speed", "memory", "pipeline", "compile", "compiled peers", "capstone")  # gpu.SECTIONS
+# The code of one section: name, toy, path of the result.
+SECTION = """import json, sys, torch
+import gpu
+name, toy, path = sys.argv[1], sys.argv[2] == "toy", sys.argv[3]
+torch.set_num_threads(1) if toy else None
+found = gpu.SECTIONS[name][0](toy, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+open(path, "w").write(json.dumps(found, allow_nan=False))"""
 
 
-def blocks(seed: int) -> dict[str, tuple[nn.Module | None, Callable, tuple]]:
-    "name → module or None, function of (module, *inputs), inputs. Float inputs follow the type under test."
-    draw = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    randn = lambda *shape: torch.randn(*shape, generator=draw)
-    keep = padding_mask(torch.tensor([40, 17, 1]), 40)
-    ids = torch.randint(1, 1000, (3, 24), generator=draw)
-    pictures = torch.randint(0, 256, (3, 3, 96, 96), generator=draw, dtype=torch.uint8)
-    waves, heard = randn(3, 16_000) / 10, padding_mask(torch.tensor([16_000, 9_000, 4_000]), 16_000)
-    call, x = lambda module, *inputs: module(*inputs), randn(3, 40, 64)
-    values = lambda module, *inputs: module(*inputs).values
-    fuse = lambda module, x, y: module({"text": Tokens(x, keep.to(x.device)), "sound": Tokens(y, keep.to(x.device))})
-    return {
-        "attend, fused": (None, lambda _, q: attend(q, q, q, fused=True), (randn(3, 4, 40, 16),)),
-        "attend, written out": (None, lambda _, q: attend(q, q, q, fused=False), (randn(3, 4, 40, 16),)),
-        "MultiHeadAttention, padded": (MultiHeadAttention(64, 4), lambda m, x, k: m(x, mask=k[:, None, :]), (x, keep)),
-        "Encoder, 4 layers": (Encoder(4, 64, 4), call, (x, keep)),
-        "Decoder, 4 layers": (Decoder(4, 64, 4), call, (x, randn(3, 20, 64))),
-        "TextEncoder": (TextEncoder(TextConfig(1000, 64, 4, 3, 256)), values, (ids, ids > 100)),
-        "VisionTransformer": (VisionTransformer(VisionConfig(dim=64, heads=4, depth=3)), values, (pictures,)),
-        "ConvEncoder": (ConvEncoder(), values, (pictures,)),
-        "LogMel": (LogMel(80), lambda m, w, k: m(w, k)[0], (waves, heard)),
-        "RecurrentEncoder": (RecurrentEncoder(), values, (waves, heard)),
-        "AudioTransformer": (AudioTransformer(64, 4, 2, tokens=50), values, (waves, heard)),
-        "SharedFusionDecoder": (SharedFusionDecoder(["text", "sound"], 64, depth=2, heads=4), fuse,
-                                (x, randn(3, 40, 64))),
-        "contrastive_loss": (None, lambda _, a, b: contrastive_loss(a, b, 2.0), (randn(32, 64), randn(32, 64)))}
+def environment() -> dict[str, str]:
+    paths = [str(ROOT), str(ROOT / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
-def parity(device: torch.device, seeds=(0, 1, 2)) -> dict:
-    """Largest difference from float64 on the CPU, relative to the largest value: `block/type` → the worst seed.
-
-    float32 runs as it is, without TF32; 16 bits by autocast, as in training.
-    """
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    found = {}
-    for seed in seeds:
-        for name, (module, function, inputs) in blocks(seed).items():
-            double = [x.double() if x.is_floating_point() else x for x in inputs]
-            exact_module = module and copy.deepcopy(module).double().eval()
-            with torch.no_grad():
-                exact = function(exact_module, *double)
-                module = module and module.eval().to(device)
-                for kind, dtype in KINDS.items():
-                    if device.type == "cpu" and kind == "float16":
-                        continue  # no LSTM for it there
-                    with torch.autocast(device.type, dtype=dtype, enabled=kind != "float32"):
-                        ours = function(module, *(x.to(device) for x in inputs)).double().cpu()
-                    worst = ((ours - exact).abs().max() / exact.abs().max()).item()
-                    found[f"{name}/{kind}"] = max(worst, found.get(f"{name}/{kind}", 0.0))
-    return {key: float(f"{value:.2e}") for key, value in found.items()}
+def section(name: str, toy: bool, limit: float, kept: Path) -> dict:
+    "Run one section: `figures`, or `not done` with the reason and what there is `so far`; `seconds` that it took."
+    path, part, begun = kept / f"{name}.done", kept / f"{name}.part", time.perf_counter()
+    path.unlink(missing_ok=True)
+    part.unlink(missing_ok=True)
+    command = [sys.executable, "-c", SECTION, name, "toy" if toy else "full", str(path)]
+    try:
+        done = subprocess.run(command, env=environment() | {"GPU_RUN_PART": str(part.resolve())}, timeout=limit,
+                              stderr=subprocess.PIPE, text=True)
+        why = None if done.returncode == 0 else (done.stderr.strip() or f"exit status {done.returncode}")[-500:]
+    except subprocess.TimeoutExpired:
+        why = f"stopped after {limit:.0f} s"
+    taken = round(time.perf_counter() - begun, 1)
+    if why is None:
+        return {"figures": json.loads(path.read_text(encoding="utf-8")), "seconds": taken}
+    print(f"{name}: {why}", flush=True)
+    return {"not done": why, "seconds": taken, "so far": _json(part)}
 
 
-# The full size
-
-def encoders(toy: bool) -> dict[str, nn.Module]:
-    "ViT-B/16 at 224 pixels, BERT-base, Whisper-small's encoder at 10 s; or small ones."
-    if toy:
-        return {"text": TextEncoder(TextConfig(1000, 32, 2, 2, 64)),
-                "picture": VisionTransformer(VisionConfig(32, 16, 32, 2, 2)),
-                "sound": AudioTransformer(32, 2, 2, tokens=50)}
-    return {"text": TextEncoder(TextConfig(30_522, 768, 12, 12, 3072)),
-            "picture": VisionTransformer(VisionConfig(224, 16, 768, 12, 12)),
-            "sound": AudioTransformer(768, 12, 12, tokens=500)}
+def _json(path: Path) -> dict | None:
+    "What a section left behind; None where that is nothing, or half of it."
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
-def full_model(toy: bool) -> MultimodalModel:
-    parts = encoders(toy)
-    dim, depth = (32, 1) if toy else (512, 4)
-    config = MultimodalConfig(widths={m: e.dim for m, e in parts.items()}, dim=dim, depth=depth, embedding=dim,
-                              max_tokens=512, modality_dropout=0.0)
-    return MultimodalModel(config, parts)
-
-
-def inputs_for(model: MultimodalModel, batch: int, device: torch.device, words: int = 128) -> dict[str, tuple]:
-    "Random inputs of full length: every token is real, so that all work counted is work wanted."
-    pixels, samples = model.encoders["picture"].config.size, model.encoders["sound"].samples
-    words = min(words, model.encoders["text"].config.max_length)
-    whole = lambda *shape: torch.ones(shape, dtype=torch.bool, device=device)
-    ids = torch.randint(5, model.encoders["text"].config.vocabulary, (batch, words), device=device)
-    return {"text": (ids, whole(batch, words)),
-            "picture": (torch.randint(0, 256, (batch, 3, pixels, pixels), dtype=torch.uint8, device=device),),
-            "sound": (torch.randn(batch, samples, device=device) / 10, whole(batch, samples))}
-
-
-def loss_of(model: MultimodalModel, inputs: Mapping[str, tuple]) -> Tensor:
-    "Group of the item, and the embedding of picture, sound and text pulled together with the text's own."
-    out = model(inputs)
-    labels = torch.arange(len(out.state), device=out.state.device)
-    found = [nn.functional.cross_entropy(x.float(), labels % x.shape[1]) for x in out.logits.values()]
-    return sum(found) + contrastive_loss(out.embedding.float(), out.state.detach().float()[:, :out.embedding.shape[1]],
-                                         model.log_scale)
-
-
-def steps(model: nn.Module, step: Callable, inputs: Mapping | None, device: torch.device, repeats: int,
-          warm: int = 3) -> dict:
-    "Seconds of one optimiser step (median), its spread, and the peak memory."
-    learned = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(learned, 1e-5, fused=device.type == "cuda")
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    taken = []
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    for _ in range(repeats + warm):
-        wait()
-        begun = time.perf_counter()
-        optimiser.zero_grad()
-        step(inputs)
-        optimiser.step()
-        wait()
-        taken.append(time.perf_counter() - begun)
-    peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else 0.0
-    return {"seconds": round(statistics.median(taken[warm:]), 5), "peak MiB": round(peak),
-            "turns": records.spread(taken[warm:])}
-
-
-def training_step(model: MultimodalModel, device: torch.device) -> Callable:
-    def step(inputs):
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            loss = loss_of(model, inputs)
-        loss.backward()
-    return step
-
-
-def speed(device: torch.device, toy: bool, batch: int) -> dict:
-    "Full and frozen training, as written and compiled: samples a second, model FLOPs utilisation, memory."
-    found, peak = {}, PEAK.get(torch.cuda.get_device_name()) if device.type == "cuda" else None
-    for regime in ("full", "frozen"):
-        torch.manual_seed(0)
-        model = full_model(toy).to(device).train()
-        model.encoders.requires_grad_(regime == "full")
-        inputs, step = inputs_for(model, batch, device), training_step(model, device)
-        with FlopCounterMode(display=False) as counter:
-            step(inputs)
-        flops = counter.get_total_flops()
-        for way in ("as written", "compiled"):
-            if way == "compiled":
-                for encoder in model.encoders.values():
-                    encoder.encoder.compile()
-            figures = steps(model, step, inputs, device, 4 if toy else 12)
-            figures |= {"batch": batch, "TFLOP": round(flops / 1e12, 4), "parameters": sum(
-                p.numel() for p in model.parameters()), "samples/s": round(batch / figures["seconds"], 2),
-                "MFU": round(flops / figures["seconds"] / peak, 4) if peak else None}
-            found[f"{regime}, {way}"] = figures
-            print(f"{regime}, {way}", figures, flush=True)
+def run(names: list[str], toy: bool, seconds: float, kept: Path, begun: str | None) -> dict[str, dict]:
+    "Section → what became of it. Those that `kept` holds from the same commit are not run again."
+    import gpu
+    until, found = time.perf_counter() + seconds, {}
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        path = kept / f"{name}.json"
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if "figures" in before and before["commit"] == begun and before["toy"] == toy:
+                found[name] = before
+                continue
+        left = until - time.perf_counter()
+        if left < 15:
+            found[name] = {"not done": "no time was left; the same command again goes on here", "seconds": 0.0}
+            continue
+        print(f"==> {name}", flush=True)
+        found[name] = section(name, toy, left if toy else min(left, gpu.SECTIONS[name][1]), kept)
+        if name == "capstone" and "figures" not in found[name] and not toy:
+            found[name]["so far"] = gpu.capstone_so_far()
+        path.write_text(json.dumps({"commit": begun, "toy": toy, **found[name]}), encoding="utf-8")
+        print(f"==> {name}: {found[name]['seconds']} s", flush=True)
+        if not toy:
+            write(found, begun)
     return found
 
 
-def step_in_parts(way: str, model: MultimodalModel, inputs: Mapping[str, tuple], micro: int) -> Callable:
-    "One backward pass of a contrastive loss between text and picture: of the whole batch, accumulated, by GradCache."
-    batch = len(inputs["picture"][0])
-    parts = [{m: tuple(t[i:i + micro] for t in x) for m, x in inputs.items()} for i in range(0, batch, micro)]
-
-    def encode(part):
-        with torch.autocast(inputs["picture"][0].device.type, dtype=torch.bfloat16):
-            return tuple(model.embed(m, part[m]).float() for m in ("text", "picture"))
-
-    def pulled(a, b):
-        return contrastive_loss(a, b, model.log_scale)
-    return {"whole batch": lambda _: pulled(*encode(inputs)).backward(),
-            "accumulated": lambda _: accumulate(lambda part: pulled(*encode(part)), parts, [micro] * len(parts)),
-            "GradCache": lambda _: GradCache(encode, pulled).backward(parts)}[way]
+def write(found: dict[str, dict], begun: str | None) -> Path:
+    "The record of what is there so far."
+    from mmtutor.course import records
+    figures = {name: row.get("figures") or row.get("so far") for name, row in found.items()}
+    return records.record("gpu-run", "python scripts/gpu_run.py", (0, 1, 2), {
+        **{name: row for name, row in figures.items() if row},
+        "not done": {name: row["not done"] for name, row in found.items() if "not done" in row},
+        "seconds": {name: row["seconds"] for name, row in found.items()}}, begun=begun)
 
 
-def memory(device: torch.device, toy: bool, micro: int, batches: tuple[int, ...]) -> dict:
-    "Peak memory and seconds of a step against the batch; None where it does not fit."
-    found = {}
-    for way in ("whole batch", "accumulated", "GradCache"):
-        for batch in batches:
-            torch.manual_seed(0)
-            model = full_model(toy).to(device).train()
-            inputs = inputs_for(model, batch, device)
-            inputs.pop("sound")
-            try:
-                found[f"{way}/{batch}"] = steps(model, step_in_parts(way, model, inputs, micro), None, device, 2, 1)
-            except torch.OutOfMemoryError:
-                found[f"{way}/{batch}"] = None
-            print(f"{way}/{batch}", found[f"{way}/{batch}"], flush=True)
-            del model, inputs
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-    return found
+def pack(folder: Path, cache: Path, python: str, wheels: tuple[str, ...] = WHEELS) -> list[Path]:
+    "Data, weights and wheels as one archive, cut into pieces of at most `PIECE` bytes."
+    from importlib import metadata
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("piece-*"):
+        old.unlink()
+    platforms = [f"--platform=manylinux_2_{n}_x86_64" for n in (28, 27, 17)] + ["--platform=manylinux2014_x86_64"]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
+           f"--python-version={python}", *platforms, "--dest", str(folder / "wheels")]
+    if wheels:
+        subprocess.run([*pip, *(f"{name}=={metadata.version(name)}" for name in wheels)], check=True)
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        for name in ("data", "files", "converted"):
+            if (cache / name).exists():
+                archive.add(cache / name, f"cache/{name}")
+        if (folder / "wheels").exists():
+            archive.add(folder / "wheels", "wheels")
+    pieces, content = [], whole.getvalue()
+    for number, at in enumerate(range(0, len(content), PIECE)):
+        pieces.append(folder / f"piece-{number:02}")
+        pieces[-1].write_bytes(content[at:at + PIECE])
+    return pieces
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def unpack(folder: Path) -> None:
+    "Join the pieces and make this process, and what it starts, use them."
+    if not (folder / "cache").exists():
+        whole = io.BytesIO(b"".join(p.read_bytes() for p in sorted(folder.glob("piece-*"))))
+        with tarfile.open(fileobj=whole) as archive:
+            archive.extractall(folder, filter="data")
+    os.environ["MMTUTOR_CACHE"] = str((folder / "cache").resolve())
+    wheels, site = sorted((folder / "wheels").glob("*.whl")), folder.resolve() / "site"
+    if wheels and not site.exists():
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", site,
+                        *wheels], check=True)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+    sys.path.insert(0, str(site))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--toy", action="store_true", help="small sizes, also on a CPU; nothing is recorded")
-    toy = parser.parse_args().toy
-    if not toy and not torch.cuda.is_available():
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--minutes", type=float, default=9.5, help="for all sections together")
+    parser.add_argument("--pack", type=Path, metavar="FOLDER")
+    parser.add_argument("--python", default="3.12", help="the Python of the machine that --pack is for")
+    parser.add_argument("--packed", type=Path, metavar="FOLDER")
+    args = parser.parse_args()
+    if args.packed:
+        unpack(args.packed)
+    sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+    if args.pack:
+        from mmtutor.course.files import cache_dir
+        print(*pack(args.pack, cache_dir(), args.python), sep="\n")
+        return 0
+    import torch
+
+    from mmtutor.course import records
+    if not args.toy and not torch.cuda.is_available():
         sys.exit("gpu_run: no GPU here; --toy tries the code at a small size on a CPU")
-    device, begun = torch.device("cuda" if torch.cuda.is_available() else "cpu"), records.commit()
-    same = parity(device)
-    for key, value in same.items():
-        print(f"{key:40} {value:.1e}", flush=True)
-    found = {"speed": speed(device, toy, 4 if toy else 128),
-             "memory": memory(device, toy, 2 if toy else 64, (2, 4) if toy else (64, 256, 1024, 8192))}
-    if not toy:
-        command = "python scripts/gpu_run.py"
-        records.record("gpu-parity", command, (0, 1, 2), same, begun=begun)
-        records.record("gpu-model", command, (0,), found, begun=begun)
+    kept = KEPT.with_name("gpu-toy") if args.toy else KEPT
+    found = run(args.only, args.toy, 60 * args.minutes, kept, records.commit())
+    for name, row in found.items():
+        print(f"{name:10} {'not done: ' + row['not done'] if 'not done' in row else 'done'}")
+    return int(any("not done" in row for row in found.values()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
