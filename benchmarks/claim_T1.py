@@ -1,8 +1,9 @@
 """Claim T1: does fine-tuning beat using the pretrained model as it is? EfficientNet-Lite0 learns the groups of emoji.
 
 Ways: no training (the nearest of eight mean features), a linear probe, partial (the last two stages), full, and LP-FT
-(the probe first, then everything). 400 families, 3 epochs of 32 pictures a step. Tested on unseen families in the style of the training and, the shift, as line drawings. BatchNorm sleeps in every way, so that the ways differ in
-what learns and in nothing else. Rates are chosen on the validation families, in the style of the training.
+(the probe first, then everything). 400 families, 3 epochs, 32 pictures a step. Tested on unseen families in the style
+of the training and, the shift, as line drawings. BatchNorm sleeps in every way, so that the ways differ in what learns
+and in nothing else. Rates are chosen on the validation families, in the style of the training.
 Writes claim T1 into results/claims.json. Run: python benchmarks/claim_T1.py
 """
 import argparse
