@@ -280,6 +280,41 @@ def test_verdicts_follow_the_figures():
     assert claim_T1.verdict(t1).startswith("holds when the conditions fit")
 
 
+def test_beginning_in_the_middle_is_the_whole_model(built):
+    import claim_T1
+    import claim_T2
+    import tuning
+    items, rows = tuning.names()["train"].pick(torch.arange(6)), torch.arange(6)
+    for way in ("none", "top 2", "all 6"):
+        model = claim_T2.prepared(0, way).eval()
+        with torch.no_grad():
+            live = model(*items[rows][0])
+            cached = model(*claim_T2.cached(model, items, way)[rows][0])
+        assert model.begin == claim_T2.DEPTH - claim_T2.WAYS[way]
+        torch.testing.assert_close(live, cached, rtol=0, atol=1e-4)
+    looker, pictures = claim_T1.Looker(0).eval(), torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
+    with torch.no_grad():
+        low = looker.low(pictures)
+        for later in (low, looker.high(low)):
+            torch.testing.assert_close(looker(pictures), looker(later), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("way, learns", [
+    ("probe", {"out"}), ("partial", {"out", "blocks.11", "blocks.15", "head"}),
+    ("full", {"out", "stem", "blocks.0", "blocks.15", "head"})])
+def test_what_sleeps_in_claim_t1(way, learns):
+    import claim_T1
+
+    from mmtutor.freezing import freeze
+    from mmtutor.vision import ConvEncoder
+    model = nn.ModuleDict({"encoders": nn.ModuleDict({"picture": ConvEncoder()}), "out": nn.Linear(2, 2)})
+    awake = set(freeze(model, claim_T1.asleep(way)).trainable)
+    assert not any(".norm." in name for name in awake)
+    part = lambda name: name in awake or any(n.removeprefix("encoders.picture.").startswith(name + ".") for n in awake)
+    assert {p for p in ("out", "stem", "blocks.0", "blocks.10", "blocks.11", "blocks.15", "head") if part(p)} == (
+        learns | ({"blocks.10", "blocks.11"} if way == "full" else set()))
+
+
 def test_records_have_every_way():
     from mmtutor.course import records
     claims = records.read("claims")
