@@ -106,8 +106,8 @@ def verdict(ways: dict) -> str:
     few, cost = close[0], lambda way, kind, what: ways[way]["cost"][kind][what]
     ratio = lambda way, kind: cost(way, kind, "time ratio")["median"]
     memory = cost(few, "live", "memory MiB") / cost("everything", "live", "memory MiB")
-    said = (f"with {few} of the layers learning, a step took {ratio(few, 'live'):.2f} of the CPU time and {memory:.3f} "
-            f"of the memory of training everything, and with cached features {ratio(few, 'cached'):.2f} of the time")
+    said = (f"with {few} of the layers learning, a step took {ratio(few, 'live'):.2g} of the CPU time and {memory:.1g} "
+            f"of the memory of training everything, and with cached features {ratio(few, 'cached'):.1g} of the time")
     none = (f"training none of them cost {ways['everything']['test']['mean'] - ways['none']['test']['mean']:.3f} "
             f"of accuracy ({tuning.beside(test('none'), test('everything'))} everything)")
     if WAYS[few] > DEPTH // 2:
