@@ -163,7 +163,8 @@ def main() -> None:
         for way in WAYS:
             (best,) = chosen[way]
             figures[size][way] = {test: records.spread([r[way][best][test] for r in runs]) for test in TESTS} | {
-                "rate": best, "validation": {f"{rate:g}": round(f["validation"], 4) for rate, f in runs[0][way].items()}}
+                "rate": best,
+                "validation": {f"{rate:g}": round(f["validation"], 4) for rate, f in runs[0][way].items()}}
     said = verdict(figures)
     print(said)
     if args.dry:

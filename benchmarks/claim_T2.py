@@ -108,8 +108,9 @@ def verdict(ways: dict) -> str:
     memory = cost(few, "live", "memory MiB") / cost("everything", "live", "memory MiB")
     said = (f"with {few} of the layers learning, a step took {ratio(few, 'live'):.2g} of the CPU time and {memory:.1g} "
             f"of the memory of training everything, and with cached features {ratio(few, 'cached'):.1g} of the time")
-    none = (f"training none of them cost {ways['everything']['test']['mean'] - ways['none']['test']['mean']:.3f} "
-            f"of accuracy ({tuning.beside(test('none'), test('everything'))} everything)")
+    gain = ways["everything"]["test"]["mean"] - ways["none"]["test"]["mean"]
+    none = (f"training everything instead of none of them changed the accuracy by {gain:+.3f} "
+            f"({tuning.beside(test('everything'), test('none'))} none)")
     if WAYS[few] > DEPTH // 2:
         return f"fails: no way with most layers frozen came within 0.02 of training everything; {none}"
     return f"holds{'' if few == 'none' else f' when the {few} layers learn'}: {said}; {none}"
