@@ -277,7 +277,7 @@ def test_verdicts_follow_the_figures():
                   for way, v in zip(claim_T1.WAYS, (0.5, 0.6, 0.6, 0.7, 0.7))}}
     assert claim_T1.verdict(t1).startswith("holds: full fine-tuning beat")
     t1["400"]["full"]["lines"] = t1["400"]["LP-FT"]["lines"] = figure(0.5, 0.7, 0.6)
-    assert claim_T1.verdict(t1).startswith("holds when the conditions fit")
+    assert claim_T1.verdict(t1).startswith("holds when the test is drawn as in training: full")
 
 
 def test_beginning_in_the_middle_is_the_whole_model(built):
@@ -318,6 +318,13 @@ def test_what_sleeps_in_claim_t1(way, learns):
 def test_records_have_every_way():
     from mmtutor.course import records
     claims = records.read("claims")
+    import claim_T1
+    import claim_T2
+    import claim_T3
+    assert claims["T1"]["verdict"] == claim_T1.verdict(claims["T1"]["figures"]["sizes"])
+    assert claims["T2"]["verdict"] == claim_T2.verdict(claims["T2"]["figures"]["ways"])
+    found = claims["T3"]["figures"]
+    assert claims["T3"]["verdict"] == claim_T3.verdict(found["rates"], found["untouched"])
     assert list(claims["T1"]["figures"]["sizes"]["400"]) == ["no training", "probe", "partial", "full", "LP-FT"]
     ways = claims["T2"]["figures"]["ways"]
     assert list(ways) == ["none", "top 1", "top 2", "top 3", "all 6", "everything"]
