@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .finetune import FinetuneConfig, History, finetune, parameter_groups
+from .finetune import FinetuneConfig, History, finetune
 from .freezing import freeze, matcher
+from .optimiser import parameter_groups
 
 # %% ../nbs/14_rates.ipynb #a6474f80
 @torch.no_grad()
