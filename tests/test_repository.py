@@ -141,6 +141,9 @@ def test_version_is_that_of_settings_ini():
     ini.read(ROOT / "settings.ini", encoding="utf-8")
     assert mmtutor.__version__ == ini["DEFAULT"]["version"]
     assert f"## {mmtutor.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {mmtutor.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    wheels = re.findall(r"mmtutor-([\d.]+)-py3", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert wheels and set(wheels) == {mmtutor.__version__}, "the wheel that the README installs"
 
 
 def test_constraints_satisfy_the_requirements():
