@@ -42,7 +42,7 @@ SOLUTION = "def scores(q, k):\n    return q @ k.T / q.shape[-1] ** 0.5  # mine"
 def build_wheel(source: Path, folder: Path) -> Path:
     "As for a release: the source archive, and the wheel out of that."
     subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source], check=True,
-                   stdout=subprocess.DEVNULL)
+                   capture_output=True)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
@@ -204,14 +204,15 @@ def test_chapter_one_in_jupyterlab(newcomer, page):
     errors = [(c["id"], o["ename"], o["evalue"]) for c in code for o in c["outputs"] if o["output_type"] == "error"]
     assert errors == [] and [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
 
-    slider = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .mmt").first.get_by_role("slider").first
+    figure = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .mmt").first
+    slider = figure.get_by_role("slider", name="logit of cat")
     before = float(slider.get_attribute("aria-valuenow"))
     slider.press("PageUp")
     assert float(slider.get_attribute("aria-valuenow")) > before
 
     stub = page.evaluate(FILL_IN, ["def scores(", SOLUTION])
     page.evaluate(RUN_CELL, stub)
-    assert "scores: passed" in said(page.evaluate(RUN_CELL, stub + 1))
+    assert "scores · passed" in said(page.evaluate(RUN_CELL, stub + 1))
 
     page.evaluate(RESTART)
     last = max(i for i, c in enumerate(found["cells"]) if "".join(c["source"]).startswith("ex.progress()"))
