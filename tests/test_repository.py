@@ -162,6 +162,24 @@ def test_constraints_satisfy_the_requirements():
                     assert need.specifier.contains(pin), f"{line}: constraints pin {pin}"
 
 
+def test_the_extra_course_holds_what_the_notebooks_import():
+    "A learner has no development packages."
+    from importlib.metadata import packages_distributions
+
+    from packaging.requirements import Requirement
+    ini = configparser.ConfigParser()
+    ini.read(ROOT / "settings.ini", encoding="utf-8")
+    def named(*keys):
+        return {Requirement(r).name.lower() for key in keys for r in ini["DEFAULT"][f"{key}requirements"].split()}
+    extra = named("dev_") - named("", "speech_", "course_")
+    home = packages_distributions()
+    for path in notebooks.chapters():
+        code = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
+        for module in set(re.findall(r"^\s*(?:from|import) (\w+)", code, re.M)):
+            found = {name.lower() for name in home.get(module, [])}
+            assert not found & extra, f"{path.name} imports {module}: move it to course_requirements in settings.ini"
+
+
 def test_readme_is_the_index():
     import readme
     assert (ROOT / "README.md").read_text(encoding="utf-8") == readme.from_index(), "run make readme"
