@@ -343,11 +343,38 @@ def test_doctor_reads_the_requirements(monkeypatch):
     assert "needed: >=99" in lines[0][1] and "pip install 'no-such-package>=1'" in lines[1][1]
 
 
-def test_working_copy_never_overwrites(tmp_path):
-    folder = cli.working_copy(tmp_path / "copy")
-    first = next(folder.rglob("*.ipynb"))
-    first.write_text("mine")
-    cli.working_copy(folder)
-    assert first.read_text() == "mine"
-    assert len(list(folder.rglob("*.ipynb"))) == len([p for p in records.notebooks_dir().rglob("*.ipynb")
-                                                      if ".ipynb_checkpoints" not in p.parts])
+def test_doctor_looks_at_jupyter(tmp_path, monkeypatch):
+    assert all(good for good, _ in cli.jupyter_report())
+    monkeypatch.setattr("jupyter_core.paths.jupyter_path", lambda *parts: [str(tmp_path)])
+    lines = cli.jupyter_report()
+    assert [good for good, _ in lines] == [False, False, True] and "anywidget is missing" in lines[0][1]
+    spec = cli.KernelSpecManager if hasattr(cli, "KernelSpecManager") else None
+    assert spec is None, "jupyter_client is imported on use"
+    monkeypatch.setattr("jupyter_client.kernelspec.KernelSpecManager.get_kernel_spec",
+                        lambda self, name: type("Spec", (), {"argv": [str(tmp_path / "python")]}))
+    good, line = cli.jupyter_report()[-1]
+    assert not good and "ipykernel install --sys-prefix" in line
+    monkeypatch.setattr(cli.util, "find_spec", lambda name: None)
+    assert cli.jupyter_report() == [(False, "JupyterLab is not installed: pip install --upgrade mmtutor")]
+
+
+def test_lab_opens_the_working_copy_that_is_meant(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert cli.lab_folder(None) == records.notebooks_dir(), "from a checkout: its own notebooks"
+    monkeypatch.setattr(cli, "checkout", lambda: None)
+    assert cli.main(["lab"]) == 1 and "`mmtutor start my-course` makes one" in capfd.readouterr().err
+    assert cli.main(["start", "my-course"]) == 0
+    assert cli.lab_folder(None) == tmp_path / "my-course" == cli.lab_folder(Path("my-course"))
+    monkeypatch.chdir(tmp_path / "my-course" / "course")
+    assert cli.lab_folder(None) == tmp_path / "my-course"
+    monkeypatch.chdir(tmp_path)
+    command = []
+    monkeypatch.setattr(cli.subprocess, "call", lambda words: command.extend(words) or 0)
+    monkeypatch.setattr(cli.mmtutor, "__version__", "9.0")
+    capfd.readouterr()
+    assert cli.main(["lab", "--no-browser"]) == 0
+    assert f"--ServerApp.root_dir={tmp_path / 'my-course'}" in command and command[-1] == "--no-browser"
+    out = capfd.readouterr().out
+    assert "of mmtutor 0." in out and "the course of 9.0: mmtutor update" in out
+    assert cli.main(["lab", "elsewhere"]) == 1
+    assert "no working copy in elsewhere: `mmtutor start elsewhere` makes one" in capfd.readouterr().err

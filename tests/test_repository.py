@@ -142,6 +142,9 @@ def test_version_is_that_of_settings_ini():
     ini.read(ROOT / "settings.ini", encoding="utf-8")
     assert mmtutor.__version__ == ini["DEFAULT"]["version"]
     assert f"## {mmtutor.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {mmtutor.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    wheels = re.findall(r"mmtutor-([\d.]+)-py3", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert wheels and set(wheels) == {mmtutor.__version__}, "the wheel that the README installs"
 
 
 def test_constraints_satisfy_the_requirements():
@@ -158,6 +161,24 @@ def test_constraints_satisfy_the_requirements():
                 if need.name != "pip":
                     pin = pins[need.name.lower()]
                     assert need.specifier.contains(pin), f"{line}: constraints pin {pin}"
+
+
+def test_the_extra_course_holds_what_the_notebooks_import():
+    "A learner has no development packages."
+    from importlib.metadata import packages_distributions
+
+    from packaging.requirements import Requirement
+    ini = configparser.ConfigParser()
+    ini.read(ROOT / "settings.ini", encoding="utf-8")
+    def named(*keys):
+        return {Requirement(r).name.lower() for key in keys for r in ini["DEFAULT"][f"{key}requirements"].split()}
+    extra = named("dev_") - named("", "speech_", "course_")
+    home = packages_distributions()
+    for path in notebooks.chapters():
+        code = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
+        for module in set(re.findall(r"^\s*(?:from|import) (\w+)", code, re.M)):
+            found = {name.lower() for name in home.get(module, [])}
+            assert not found & extra, f"{path.name} imports {module}: move it to course_requirements in settings.ini"
 
 
 def test_readme_is_the_index():
