@@ -24,6 +24,7 @@ from mmtutor.accumulation import GradCache, accumulate  # noqa: E402
 from mmtutor.attention import attend, padding_mask  # noqa: E402
 from mmtutor.audio import AudioTransformer, LogMel, RecurrentEncoder  # noqa: E402
 from mmtutor.course import records  # noqa: E402
+from mmtutor.course.parts import utilisation  # noqa: E402
 from mmtutor.fusion import SharedFusionDecoder  # noqa: E402
 from mmtutor.multihead import MultiHeadAttention  # noqa: E402
 from mmtutor.multimodal import MultimodalConfig, MultimodalModel  # noqa: E402
@@ -32,7 +33,6 @@ from mmtutor.text import TextConfig, TextEncoder  # noqa: E402
 from mmtutor.transformer import Decoder, Encoder, Tokens  # noqa: E402
 from mmtutor.vision import ConvEncoder, VisionConfig, VisionTransformer  # noqa: E402
 
-PEAK = {"NVIDIA H100 80GB HBM3": 989.4e12, "NVIDIA H200": 989.4e12}  # dense bfloat16 FLOP/s, from the data sheets
 KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -162,7 +162,7 @@ def training_step(model: MultimodalModel, device: torch.device) -> Callable:
 
 def speed(device: torch.device, toy: bool, batch: int) -> dict:
     "Full and frozen training, as written and compiled: samples a second, model FLOPs utilisation, memory."
-    found, peak = {}, PEAK.get(torch.cuda.get_device_name()) if device.type == "cuda" else None
+    found = {}
     for regime in ("full", "frozen"):
         torch.manual_seed(0)
         model = full_model(toy).to(device).train()
@@ -176,9 +176,10 @@ def speed(device: torch.device, toy: bool, batch: int) -> dict:
                 for encoder in model.encoders.values():
                     encoder.encoder.compile()
             figures = steps(model, step, inputs, device, 4 if toy else 12)
+            share = utilisation(flops, figures["seconds"]) if device.type == "cuda" else None
             figures |= {"batch": batch, "TFLOP": round(flops / 1e12, 4), "parameters": sum(
                 p.numel() for p in model.parameters()), "samples/s": round(batch / figures["seconds"], 2),
-                "MFU": round(flops / figures["seconds"] / peak, 4) if peak else None}
+                "MFU": share and round(share, 4)}
             found[f"{regime}, {way}"] = figures
             print(f"{regime}, {way}", figures, flush=True)
     return found
