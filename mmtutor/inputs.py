@@ -200,11 +200,12 @@ def own_rows(source: str) -> dict[str, object]:
     Raises ValueError for a missing split, column or cell and for a class that no training row has, FileNotFoundError
     where nothing is found. A picture or sound that cannot be read is named when it is decoded.
     """
-    from datasets import Audio, ClassLabel, Dataset, Features, Image, Value
+    from datasets import ClassLabel, Dataset, Features, Value
     splits, found = own_splits(source), {}
     labels = {split: own_labels(rows, split) for split, rows in splits.items()}
     classes = {task: ClassLabel(names=sorted(set(labels["train"][task]))) for task in ("group", "subgroup")}
-    form = {"text": Value("string"), "picture": Image(decode=False), "sound": Audio(decode=False), **classes}
+    media = {"bytes": Value("binary"), "path": Value("string")}
+    form = {"text": Value("string"), "picture": media, "sound": media, **classes}
     for split, rows in splits.items():
         if absent := [m for m in MODALITIES if m not in rows.column_names]:
             raise ValueError(f"own_rows: {split} has no {', '.join(absent)}; expected text, picture and sound")
@@ -217,7 +218,7 @@ def own_rows(source: str) -> dict[str, object]:
             if new := sorted(set(labels[split][task]) - set(kind.names)):
                 raise ValueError(f"own_rows: {split} has the {task} {', '.join(new)}, which no training row has")
             columns[task] = kind.str2int(labels[split][task])
-        found[split] = Dataset.from_dict(columns, Features(form))
+        found[split] = Dataset.from_dict(columns, Features(form))  # media stay plain bytes: no decoder is asked for
     return found
 
 

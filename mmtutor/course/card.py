@@ -32,8 +32,8 @@ Made for teaching: to see, query and take apart a fine-tuned multimodal model. G
 
 - It knows drawings on white and synthetic English speech. A photograph, a noise or a person's name gets an answer, too,
   and often a confident one. Nothing tells it that a question is not one of its own.
-- Probabilities were set on validation items of the same kind (temperature {{ "%.2f"|format(temperature) }}). They do
-  not hold for other drawings and voices: see the shifted figures.
+- Probabilities were set on validation items of the same kind (temperature {{ "%.2f"|format(temperature) }}). For other
+  drawings and voices nothing guarantees them, and answers are wrong more often: see the figures.
 - Not for decisions about people. Pictures of people are drawings; nothing was measured about real ones.
 - The {{ names }} names to search among include those of the training items. The figures below search among the names of
   the test set alone.
