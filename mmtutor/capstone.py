@@ -29,7 +29,7 @@ from .course.report import as_text, write_report
 from .course.weights import load_into
 from .finetune import FinetuneConfig, finetune
 from .freezing import freeze
-from .inputs import MODALITIES, PROFILES, Bank, Profile, bank, device, pretrained, profile_of, tasks_of
+from .inputs import MODALITIES, PROFILES, Bank, Profile, bank, device, pretrained, tasks_of
 from .multimodal import MultimodalConfig, MultimodalModel
 from .questions import (
     HEADLINES, NAMELESS, baselines, calibrate_odd, called, cell, evaluate, loss_function, score, tables)
@@ -146,8 +146,8 @@ def costs(profile: Profile) -> dict[str, dict[str, float | None]]:
     "`measure` every way that the profile takes, each in a process of its own."
     found = {}
     for way in WAYS if LEARNING[profile.regimes[-1]] else ("cached", "recomputed"):
-        code = ("import json, sys; from mmtutor import capstone as c\n"
-                "print(json.dumps(c.measure(sys.argv[1], c.profile_of(json.loads(sys.argv[2])))))")
+        code = ("import json, sys; from mmtutor import capstone, inputs\n"
+                "print(json.dumps(capstone.measure(sys.argv[1], inputs.profile_of(json.loads(sys.argv[2])))))")
         out = subprocess.run([sys.executable, "-c", code, way, json.dumps(asdict(profile))],
                              capture_output=True, text=True)
         if out.returncode:
