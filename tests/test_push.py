@@ -65,7 +65,8 @@ def test_the_five_files_go_up_and_nothing_else(hub, folder, monkeypatch):  # noq
     made = json.loads(next(body for path, body in hub.got if path == "/api/repos/create"))
     assert made["name"] == "finder" and (made.get("private") or made.get("visibility") == "private")
     lines = [json.loads(line) for line in next(b for path, b in hub.got if "/commit/" in path).splitlines()]
-    sent = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"}
+    files = [line["value"] for line in lines if line["key"] == "file"]
+    sent = {file["path"]: base64.b64decode(file["content"]) for file in files}
     assert set(sent) == set(inference.FILES)
     assert all(content == (folder / name).read_bytes() for name, content in sent.items())
 
