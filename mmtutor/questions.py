@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'PAIRS', 'SUBSETS', 'NAMELESS', 'HEADLINES', 'swap_one', 'loss_function', 'predict', 'similarities',
-           'odd_answers', 'odd_accuracy', 'evaluate', 'score', 'calibrate_odd', 'baselines']
+           'odd_answers', 'odd_accuracy', 'evaluate', 'score', 'calibrate_odd', 'baselines', 'called', 'cell', 'tables']
 
 # %% ../nbs/19_questions.ipynb #c50b1654
 from collections.abc import Callable, Mapping, Sequence
@@ -174,3 +174,56 @@ def baselines(train: Bank, validation: Bank, test: Bank) -> dict[str, float]:
             best = max(probes, key=lambda probe: probe.score(x[1], validation.group.numpy()))
             figures[f"{kind}/group/{subset}"] = float(best.score(x[2], test.group.numpy()))
     return figures
+
+# %% ../nbs/19_questions.ipynb #32bbc82f
+def called(kind: str) -> str:
+    "`frozen/decoder/picture+sound/0.001` as a reader wants to see it."
+    regime, fusion, asked, rate = kind.split("/")
+    regime = {"longer": "frozen, trained longer", "top": "then top layers", "all": "then all layers",
+              "text too": "then all layers, text too"}.get(regime, regime)
+    return f"{fusion}, {regime}" + ("" if asked == "picture+sound" else f", trained on {asked}") + f", rate {rate}"
+
+
+def cell(figure: Mapping) -> str:
+    return f"{figure['mean']:.3f} ± {figure['sd']:.3f}"
+
+
+def tables(results: Mapping) -> list[dict]:
+    "The results as tables: title, head, rows of text, a note."
+    test, base, cost = results["test"], results["baselines"], results["cost"]
+    seeds = next(iter(test.values()))["odd"]["n"]
+    spoken = f"Mean ± standard deviation over {seeds} seed(s)."
+    pair = [*HEADLINES, "clean/subgroup/picture+sound", "clean/R@1/picture+sound", "clean/R@5/picture+sound",
+            "shifted/group/picture+sound", "shifted/R@10/picture+sound"]
+    heads = [*HEADLINES.values(), "subgroup", "R@1", "R@5", "shifted group", "shifted R@10"]
+    if pair[-1] not in next(iter(test.values())):  # data of one's own have no shifted test set
+        pair, heads = pair[:-2], heads[:-2]
+    asked = lambda kind: [key if key in ("odd", pair[2]) else key.replace("picture+sound", kind.split("/")[2])
+                          for key in pair]
+    main = {kind: found for kind, found in test.items()
+            if kind.split("/")[0] in ("frozen", "all") and kind.split("/")[2] == "picture+sound"}
+    return [
+        {"title": "Models, on the test set",
+         "head": ["", *heads, "parameters"],
+         "rows": [[called(kind), *(cell(found[key]) for key in asked(kind)),
+                   f"{results['parameters'][kind] / 1e6:.2f} M"] for kind, found in test.items()],
+         "note": f"{spoken} Group, subgroup and name: from picture and speech, or from what the model was trained on."},
+        {"title": "Group, without any training of ours", "head": ["", "clean", "degraded"],
+         "rows": [["majority class", f"{base['majority']:.3f}", f"{base['majority']:.3f}"], *(
+             [f"linear probe, {s}", f"{base[f'clean/group/{s}']:.3f}", f"{base[f'degraded/group/{s}']:.3f}"]
+             for s in SUBSETS)],
+         "note": "Ridge regression on frozen features. Clean text is hard to beat: a name says what a thing is."},
+        {"title": "Group, with modalities missing",
+         "head": ["", *(f"{called(kind)}, {c}" for kind in main for c in ("clean", "degraded"))],
+         "rows": [[s, *(cell(found[f"{c}/group/{s}"]) for found in main.values() for c in ("clean", "degraded"))]
+                  for s in SUBSETS],
+         "note": f"{spoken} One model, asked with every subset of modalities."},
+        {"title": "Search for the name", "head": ["", *(f"{called(kind)}, R@{k}" for kind in main for k in (1, 5, 10))],
+         "rows": [[s, *(cell(found[f"clean/R@{k}/{s}"]) for found in main.values() for k in (1, 5, 10))]
+                  for s in NAMELESS],
+         "note": f"{spoken} The gallery is every name of the test set."},
+        {"title": "Frozen encoders: cached or recomputed",
+         "head": ["", "seconds per epoch", "peak memory", "share of the device's peak (MFU)"],
+         "rows": [[way, f"{c['seconds per epoch']:.1f} s", f"{c['peak MiB']:.0f} MiB",
+                   f"{c['MFU']:.3f}" if c.get("MFU") else "no peak known"] for way, c in cost.items()],
+         "note": "The same step of the same model; each way measured in a process of its own."}]

@@ -67,7 +67,7 @@ def test_jobs_hold_learning_rates_and_every_seed():
 
 @pytest.mark.bad_input
 def test_unknown_profile_and_foreign_folder(tmp_path):
-    with pytest.raises(ValueError, match="no profile 'fulll'; there are frozen, full, rates, gpu, quick"):
+    with pytest.raises(ValueError, match="no profile 'fulll'; there are frozen, full, rates, gpu, quick, hub"):
         capstone.run("fulll", folder=tmp_path)
     assert not list(tmp_path.iterdir())
     capstone.claim_folder(tmp_path / "a", QUICK, fresh=False)
@@ -110,6 +110,18 @@ def test_the_run_prints_records_and_reports(rehearsal):
     links = re.findall(r'(?:src|href)="([^"]{1,40})', page)
     assert links and all(link.startswith("data:") for link in links), "the report needs no network"
     assert "{{" not in page and "{%" not in page
+    assert f"model:   {folder / 'model'}" in out
+
+
+@pytest.mark.slow
+def test_the_model_of_the_run_can_be_asked_in_a_terminal(rehearsal, capsys):
+    from mmtutor.course.cli import main
+    folder, _ = rehearsal
+    assert main(["ask", str(folder / "model"), "--text", "a red heart", "--top", "2"]) == 0
+    assert "from text" in (said := capsys.readouterr().out) and said.count(", ") == 3
+    assert main(["ask", str(folder / "model"), "--picture", "no.png"]) == 1
+    assert "there is no file 'no.png'" in capsys.readouterr().err
+    assert main(["ask", str(folder)]) == 1 and "has no README.md" in capsys.readouterr().err
 
 
 @pytest.mark.slow
