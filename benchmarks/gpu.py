@@ -13,17 +13,18 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import attention
 import gradcache
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmtutor.attention import attend, padding_mask
 from mmtutor.audio import AudioTransformer, LogMel, RecurrentEncoder
 from mmtutor.course import records
+from mmtutor.course.parts import step_flops, utilisation
 from mmtutor.fusion import SharedFusionDecoder
 from mmtutor.multihead import MultiHeadAttention
 from mmtutor.multimodal import MultimodalConfig, MultimodalModel
@@ -32,7 +33,6 @@ from mmtutor.text import TextConfig, TextEncoder
 from mmtutor.transformer import Decoder, Encoder, Tokens
 from mmtutor.vision import ConvEncoder, VisionConfig, VisionTransformer
 
-PEAK = {"NVIDIA H100 80GB HBM3": 989.4e12, "NVIDIA H200": 989.4e12}  # dense bfloat16 FLOP/s, from the data sheets
 KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -284,23 +284,22 @@ def speed(toy: bool, device: torch.device) -> dict:
     """Full and frozen training: samples a second, model FLOPs utilisation, memory. `size/regime, way`; the large size
     as written and with compiled layers."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    found, peak = {}, PEAK.get(torch.cuda.get_device_name()) if device.type == "cuda" else None
+    found = {}
     for size, batch in {"toy": 4}.items() if toy else {"embedded": 256, "large": 128}.items():
         for regime in ("full", "frozen"):
             torch.manual_seed(0)
             model = full_model(size).to(device).train()
             model.encoders.requires_grad_(regime == "full")
             inputs, step = inputs_for(model, batch, device), training_step(model, device)
-            with FlopCounterMode(display=False) as counter:
-                step(inputs)
-            flops = counter.get_total_flops()
+            flops = step_flops(partial(step, inputs))
             for way in ("as written", "compiled") if size == "large" else ("as written",):
                 if way == "compiled":
                     compile_layers(model)
                 figures = steps(model, step, inputs, device, 3 if toy else 12)
+                share = utilisation(flops, figures["seconds"]) if device.type == "cuda" else None
                 figures |= {"batch": batch, "TFLOP": round(flops / 1e12, 4), "parameters": sum(
                     p.numel() for p in model.parameters()), "samples/s": round(batch / figures["seconds"], 2),
-                    "MFU": round(flops / figures["seconds"] / peak, 4) if peak else None}
+                    "MFU": share and round(share, 4)}
                 found[f"{size}/{regime}, {way}"] = figures
                 print(f"{size}/{regime}, {way}", figures, flush=True)
                 keep(found)

@@ -18,7 +18,6 @@ import tarfile
 import time
 from pathlib import Path
 
-<<<<<<< HEAD
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = Path("runs") / "gpu"
 PIECE = 60_000_000  # bytes
@@ -32,28 +31,6 @@ name, toy, path = sys.argv[1], sys.argv[2] == "toy", sys.argv[3]
 torch.set_num_threads(1) if toy else None
 found = gpu.SECTIONS[name][0](toy, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 open(path, "w").write(json.dumps(found, allow_nan=False))"""
-=======
-import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from mmtutor.accumulation import GradCache, accumulate  # noqa: E402
-from mmtutor.attention import attend, padding_mask  # noqa: E402
-from mmtutor.audio import AudioTransformer, LogMel, RecurrentEncoder  # noqa: E402
-from mmtutor.course import records  # noqa: E402
-from mmtutor.course.parts import utilisation  # noqa: E402
-from mmtutor.fusion import SharedFusionDecoder  # noqa: E402
-from mmtutor.multihead import MultiHeadAttention  # noqa: E402
-from mmtutor.multimodal import MultimodalConfig, MultimodalModel  # noqa: E402
-from mmtutor.objectives import contrastive_loss  # noqa: E402
-from mmtutor.text import TextConfig, TextEncoder  # noqa: E402
-from mmtutor.transformer import Decoder, Encoder, Tokens  # noqa: E402
-from mmtutor.vision import ConvEncoder, VisionConfig, VisionTransformer  # noqa: E402
-
-KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
->>>>>>> capstone
 
 
 def environment() -> dict[str, str]:
@@ -88,7 +65,6 @@ def _json(path: Path) -> dict | None:
         return None
 
 
-<<<<<<< HEAD
 def run(names: list[str], toy: bool, seconds: float, kept: Path, begun: str | None) -> dict[str, dict]:
     "Section → what became of it. Those that `kept` holds from the same commit are not run again."
     import gpu
@@ -113,88 +89,6 @@ def run(names: list[str], toy: bool, seconds: float, kept: Path, begun: str | No
         print(f"==> {name}: {found[name]['seconds']} s", flush=True)
         if not toy:
             write(found, begun)
-=======
-def full_model(toy: bool) -> MultimodalModel:
-    parts = encoders(toy)
-    dim, depth = (32, 1) if toy else (512, 4)
-    config = MultimodalConfig(widths={m: e.dim for m, e in parts.items()}, dim=dim, depth=depth, embedding=dim,
-                              max_tokens=512, modality_dropout=0.0)
-    return MultimodalModel(config, parts)
-
-
-def inputs_for(model: MultimodalModel, batch: int, device: torch.device, words: int = 128) -> dict[str, tuple]:
-    "Random inputs of full length: every token is real, so that all work counted is work wanted."
-    pixels, samples = model.encoders["picture"].config.size, model.encoders["sound"].samples
-    words = min(words, model.encoders["text"].config.max_length)
-    whole = lambda *shape: torch.ones(shape, dtype=torch.bool, device=device)
-    ids = torch.randint(5, model.encoders["text"].config.vocabulary, (batch, words), device=device)
-    return {"text": (ids, whole(batch, words)),
-            "picture": (torch.randint(0, 256, (batch, 3, pixels, pixels), dtype=torch.uint8, device=device),),
-            "sound": (torch.randn(batch, samples, device=device) / 10, whole(batch, samples))}
-
-
-def loss_of(model: MultimodalModel, inputs: Mapping[str, tuple]) -> Tensor:
-    "Group of the item, and the embedding of picture, sound and text pulled together with the text's own."
-    out = model(inputs)
-    labels = torch.arange(len(out.state), device=out.state.device)
-    found = [nn.functional.cross_entropy(x.float(), labels % x.shape[1]) for x in out.logits.values()]
-    return sum(found) + contrastive_loss(out.embedding.float(), out.state.detach().float()[:, :out.embedding.shape[1]],
-                                         model.log_scale)
-
-
-def steps(model: nn.Module, step: Callable, inputs: Mapping | None, device: torch.device, repeats: int,
-          warm: int = 3) -> dict:
-    "Seconds of one optimiser step (median), its spread, and the peak memory."
-    learned = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(learned, 1e-5, fused=device.type == "cuda")
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    taken = []
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    for _ in range(repeats + warm):
-        wait()
-        begun = time.perf_counter()
-        optimiser.zero_grad()
-        step(inputs)
-        optimiser.step()
-        wait()
-        taken.append(time.perf_counter() - begun)
-    peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else 0.0
-    return {"seconds": round(statistics.median(taken[warm:]), 5), "peak MiB": round(peak),
-            "turns": records.spread(taken[warm:])}
-
-
-def training_step(model: MultimodalModel, device: torch.device) -> Callable:
-    def step(inputs):
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            loss = loss_of(model, inputs)
-        loss.backward()
-    return step
-
-
-def speed(device: torch.device, toy: bool, batch: int) -> dict:
-    "Full and frozen training, as written and compiled: samples a second, model FLOPs utilisation, memory."
-    found = {}
-    for regime in ("full", "frozen"):
-        torch.manual_seed(0)
-        model = full_model(toy).to(device).train()
-        model.encoders.requires_grad_(regime == "full")
-        inputs, step = inputs_for(model, batch, device), training_step(model, device)
-        with FlopCounterMode(display=False) as counter:
-            step(inputs)
-        flops = counter.get_total_flops()
-        for way in ("as written", "compiled"):
-            if way == "compiled":
-                for encoder in model.encoders.values():
-                    encoder.encoder.compile()
-            figures = steps(model, step, inputs, device, 4 if toy else 12)
-            share = utilisation(flops, figures["seconds"]) if device.type == "cuda" else None
-            figures |= {"batch": batch, "TFLOP": round(flops / 1e12, 4), "parameters": sum(
-                p.numel() for p in model.parameters()), "samples/s": round(batch / figures["seconds"], 2),
-                "MFU": share and round(share, 4)}
-            found[f"{regime}, {way}"] = figures
-            print(f"{regime}, {way}", figures, flush=True)
->>>>>>> capstone
     return found
 
 
