@@ -1,11 +1,6 @@
 """The loop against plain PyTorch; resuming to the bit; kills, damage, NaN."""
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -219,117 +214,6 @@ def test_only_tensors_and_json_and_only_the_newest(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"step-{n:08d}" for n in (12, 14, 15)]
     names = {p.name for p in tmp_path.rglob("*") if p.is_file()}
     assert names == {"model.safetensors", "state.safetensors", "state.json"}
-
-
-SERVER = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
-import torch
-torch.set_num_threads(1)
-from pathlib import Path
-import test_finetune as t
-for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        config = t.replace(t.CONFIG, epochs=6, checkpoint_every=1)
-        t.finetune(t.Model(), t.loss_fn, t.Data(), config, validate=t.validate, folder=Path(line.strip()), **t.QUIET)
-        os._exit(0)
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_kill_at_random_moments(tmp_path, root):
-    "SIGKILL, again and again, until the run ends; then the weights are those of the run that nobody killed."
-    config = replace(CONFIG, epochs=6, checkpoint_every=1)
-    unbroken = Model()
-    whole = finetune(unbroken, loss_fn, Data(), config, validate=validate, folder=tmp_path / "whole", **QUIET)
-    folder, kills, moments = tmp_path / "killed", 0, random.Random(time.time_ns())
-    server = subprocess.Popen([sys.executable, "-c", SERVER, str(root / "tests")], text=True, bufsize=1,
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
-        code = None
-        while code != 0:
-            print(folder, file=server.stdin, flush=True)
-            pid = int(server.stdout.readline())
-            if kills < 6:
-                time.sleep(moments.uniform(0.01, 0.35))
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            code = int(server.stdout.readline())
-            assert code in (0, -signal.SIGKILL)
-            kills += code != 0
-    finally:
-        server.stdin.close()
-        server.wait(timeout=30)
-        server.stdout.close()
-    assert kills >= 1, "the run was too short to be killed"
-    model = Model(seed=4)
-    history = finetune(model, loss_fn, Data(), config, validate=validate, folder=folder, **QUIET)
-    assert same(model, unbroken) and list(history) == list(whole) and history.losses == whole.losses
-    assert not list(folder.rglob("*.part"))
-
-
-# --- damage ---
-
-@pytest.mark.parametrize("how, name", [  # without state.json it is an unfinished checkpoint: tested below
-    (how, name) for how in ("flip", "cut", "empty", "gone")
-    for name in ("model.safetensors", "state.safetensors", "best.safetensors", "state.json")
-    if (how, name) != ("gone", "state.json")])
-def test_damaged_newest_checkpoint_is_named_and_passed_over(tmp_path, name, how):
-    config = replace(CONFIG, epochs=2)
-    unbroken = Model()
-    finetune(unbroken, loss_fn, Data(), config, validate=validate, folder=tmp_path, **QUIET)
-    file = tmp_path / "step-00000010" / name
-    data = bytearray(file.read_bytes())
-    if how == "flip":
-        data[len(data) // 2] ^= 1
-    file.write_bytes({"flip": data, "cut": data[:-3], "empty": b"", "gone": data}[how])
-    if how == "gone":
-        file.unlink()
-    model = Model(seed=2)
-    with pytest.warns(UserWarning, match=f"step-00000010 is damaged: {name}"):
-        history = finetune(model, loss_fn, Data(), config, validate=validate, folder=tmp_path, **QUIET)
-    assert same(model, unbroken) and name in history.notes[0]
-    assert final_files(tmp_path)[0]["history"]["step"] == 10  # written again, whole
-
-
-def test_unfinished_checkpoint_is_passed_over_in_silence(tmp_path, recwarn):
-    unbroken = Model()
-    finetune(unbroken, loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
-    (tmp_path / "step-00000015" / "state.json").unlink()
-    finetune(model := Model(seed=2), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
-    assert same(model, unbroken) and not recwarn.list
-
-
-def test_all_damaged_is_refused(tmp_path):
-    finetune(Model(), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
-    for file in tmp_path.glob("step-*/model.safetensors"):
-        file.write_bytes(b"")
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no usable checkpoint: .*00015.*00010.*Delete"):
-        finetune(Model(), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
-
-
-def test_full_disk_leaves_the_older_checkpoints(tmp_path, monkeypatch):
-    unbroken = Model()
-    finetune(unbroken, loss_fn, Data(), CONFIG, **QUIET)
-    written, save = [], checkpoints.save_file
-    def full(tensors, path, *more):
-        written.append(path)
-        if len(written) == 6:  # in the middle of the third checkpoint
-            path.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        return save(tensors, path, *more)
-    monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        finetune(Model(), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
-    assert not list(tmp_path.rglob("*.part"))
-    monkeypatch.undo()
-    finetune(model := Model(seed=2), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
-    assert same(model, unbroken)
 
 
 def test_checkpoints_of_another_run_are_refused(tmp_path):

@@ -33,7 +33,7 @@ SUPPORT = {"files", "weights", "records", "figures", "emoji", "checkpoints", "re
            "ex_pooled", "ex_fusion", "ex_binding", "ex_objectives", "ex_multitask", "ex_multimodal", "sketch",
            "similarity_explorer", "fusion_chooser",
            "ex_finetune", "ex_freezing", "ex_lora", "ex_accumulation", "ex_evaluation", "ex_calibration",
-           "ex_agreement", "ex_frameworks", "ex_scaling", "rating"}
+           "ex_agreement", "ex_frameworks", "ex_scaling", "rating", "watching"}
 CLI_ONLY = {"cli"}
 
 
