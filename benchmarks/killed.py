@@ -202,7 +202,6 @@ def battery(moments: int, folder: Path, seed: int | None = None) -> dict[str, di
             go(mine, kind)
             count["runs"] += 1
             count["ended bit-equal"] += same(final(mine), whole[kind])
-            count["left half-written"] += inside_a_save(mine) or any(mine.rglob("*.part"))
     return {kind: dict(count) for kind, count in found.items()}
 
 
@@ -215,8 +214,7 @@ def main() -> None:
     begun = records.commit()
     with tempfile.TemporaryDirectory() as folder:
         found = battery(args.moments, Path(folder), args.seed)
-    names = ("kills", "inside a save", "before any checkpoint", "unloadable checkpoints", "runs", "ended bit-equal",
-             "left half-written")
+    names = ("kills", "inside a save", "before any checkpoint", "unloadable checkpoints", "runs", "ended bit-equal")
     total = {name: sum(count[name] for count in found.values()) for name in names}
     print(*(f"{kind}: {count}" for kind, count in found.items()), f"all: {total}", sep="\n")
     if not args.dry:

@@ -88,7 +88,7 @@ def save_checkpoint(
         number, free = int(code[1]) if code else getattr(error, "errno", errno.EIO), shutil.disk_usage(folder).free
         raise OSError(number, f"save_checkpoint: {path.name} could not be written ({error}). The older checkpoints are "
                               f"intact. Make room ({free / 2**20:,.1f} MiB are free) and call again") from error
-    whole = sorted(p for p in folder.glob("step-*") if p.name <= path.name)[-keep:]
+    whole = sorted(p for p in folder.glob("step-*") if p.name <= path.name and (p / "state.json").exists())[-keep:]
     for other in folder.glob("step-*"):
         if other not in whole:
             _remove(other)
