@@ -2052,6 +2052,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mmtutor.finetune.Terminated.__init__': ('finetune.html#terminated.__init__', 'mmtutor/finetune.py'),
                                   'mmtutor.finetune._advance': ('finetune.html#_advance', 'mmtutor/finetune.py'),
                                   'mmtutor.finetune._close_epoch': ('finetune.html#_close_epoch', 'mmtutor/finetune.py'),
+                                  'mmtutor.finetune._own_group': ('finetune.html#_own_group', 'mmtutor/finetune.py'),
                                   'mmtutor.finetune._show': ('finetune.html#_show', 'mmtutor/finetune.py'),
                                   'mmtutor.finetune._sigterm': ('finetune.html#_sigterm', 'mmtutor/finetune.py'),
                                   'mmtutor.finetune._windows': ('finetune.html#_windows', 'mmtutor/finetune.py'),

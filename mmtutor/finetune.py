@@ -8,6 +8,7 @@ __all__ = ['History', 'Run', 'ReadAhead', 'resume', 'Terminated', 'finetune', 'F
 # %% ../nbs/13_finetune.ipynb #99b0abce
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -128,7 +129,8 @@ class ReadAhead:
     def __init__(self, samples, workers: int = 0, collate: Callable = default_collate):
         self.samples, self.plan = samples, []
         self.loader = DataLoader(samples, batch_sampler=self.plan, num_workers=workers, collate_fn=collate,
-                                 persistent_workers=workers > 0, generator=torch.Generator())
+                                 persistent_workers=workers > 0, generator=torch.Generator(),
+                                 worker_init_fn=_own_group)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -137,6 +139,11 @@ class ReadAhead:
         "A batch for each element of `micro`."
         self.plan[:] = [[(epoch, row) for row in rows.tolist()] for rows in micro]
         return iter(self.loader)
+
+
+def _own_group(worker: int) -> None:
+    if hasattr(os, "setpgid"):  # not on Windows
+        os.setpgid(0, 0)
 
 # %% ../nbs/13_finetune.ipynb #862d8128
 def _windows(run: Run, train) -> Iterator[tuple[tuple[Tensor, ...], Iterator]]:
@@ -203,7 +210,6 @@ class Terminated(SystemExit):
         super().__init__(f"finetune: told to end (SIGTERM). Step {history.step} of {history.total} is done and saved "
                          f"in {folder}; call again to go on.")
         self.code = 128 + signal.SIGTERM
-        print(self, file=sys.stderr)
 
 
 @contextmanager
@@ -284,7 +290,8 @@ def finetune(
         finally:
             model.eval()
         if asked:
-            raise Terminated(history, folder)
+            print(end := Terminated(history, folder), file=sys.stderr)
+            raise end
     if history.finished and config.restore_best and run.best is not None:
         model.load_state_dict(run.best)
     return history

@@ -136,25 +136,33 @@ t.torch.set_num_threads(1)
 def say(history):
     print(history.step, flush=True)
     time.sleep(0.02)
-t.train(t.Path(sys.argv[2]), watch=[say], config=t.replace(t.CONFIG, checkpoint_every=100))
+data = t.ReadAhead(t.killed.Rows(), workers=1) if sys.argv[3] == "worker" else t.killed.Rows()
+t.train(t.Path(sys.argv[2]), data=data, watch=[say], config=t.replace(t.CONFIG, checkpoint_every=100))
 print("never reached")
 """
 
 
-def test_sigterm_saves_says_so_and_ends_with_143(tmp_path, unbroken):
-    program = subprocess.Popen([sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(tmp_path)], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while program.stdout.readline() != "3\n":
-        assert program.poll() is None, program.stderr.read()
-    program.send_signal(signal.SIGTERM)
-    out, err = program.communicate(timeout=60)
+@pytest.mark.parametrize("kind", ["plain", "worker"])
+def test_sigterm_to_all_saves_says_so_and_ends_with_143(tmp_path, kind):
+    "The signal goes to the whole group of processes, workers included, as a cluster sends it."
+    program = subprocess.Popen([sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(tmp_path), kind],
+                               text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        while program.stdout.readline() != "3\n":
+            assert program.poll() is None, program.stderr.read()
+        os.killpg(program.pid, signal.SIGTERM)
+        out, err = program.communicate(timeout=60)
+    finally:
+        program.kill()
     assert program.returncode == 128 + signal.SIGTERM == 143 and "never" not in out
     (path,) = tmp_path.iterdir()
     step = int(path.name.removeprefix("step-"))
     assert 3 <= step < 10
     assert f"told to end (SIGTERM). Step {step} of 10 is done and saved in {tmp_path}; call again to go on." in err
-    model, history = train(tmp_path, killed.Model(seed=8), config=replace(CONFIG, checkpoint_every=100))
-    assert same(model, unbroken[0]) and list(history) == list(unbroken[1]) and history.losses == unbroken[1].losses
+    data = lambda: ReadAhead(killed.Rows()) if kind == "worker" else killed.Rows()
+    unbroken, whole = train(data=data())
+    model, history = train(tmp_path, killed.Model(seed=8), data(), config=replace(CONFIG, checkpoint_every=100))
+    assert same(model, unbroken) and list(history) == list(whole) and history.losses == whole.losses
 
 
 def terminate_at(step):
