@@ -1,6 +1,7 @@
 """The watchers: what they draw and write is the history, whatever became of the run in between."""
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -50,7 +51,7 @@ def test_tensorboard_holds_the_history(tmp_path):
     check(train(TensorBoard(tmp_path)), scalars(tmp_path))
 
 
-@pytest.mark.parametrize("broken_at", [1, 3, 4, 5, 8, 11])
+@pytest.mark.parametrize("broken_at", [1, 4, 5, 11])
 def test_a_run_that_was_broken_off_appears_once(tmp_path, broken_at):
     "Steps after the newest checkpoint, and epochs that ended there, are written twice and shown once."
     def stumble(history):
@@ -60,6 +61,7 @@ def test_a_run_that_was_broken_off_appears_once(tmp_path, broken_at):
     with pytest.raises(KeyboardInterrupt):
         train(first, stumble, folder=tmp_path / "run")
     first.close()
+    time.sleep(1.1)  # TensorBoard reads files in the order of their names, which begin with the second
     check(train(TensorBoard(tmp_path / "board"), folder=tmp_path / "run"), scalars(tmp_path / "board"))
 
 
