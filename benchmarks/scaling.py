@@ -1,11 +1,13 @@
 """What more ranks would bring: a step and an all-reduce measured on two processes, the rest computed.
 
 Three Transformer encoders. On two ranks at once: seconds of a training step without any exchange, and of the all-reduce
-of its gradients (`add_up`); and all-reduces from 4 KB to 64 MB, through which `fit_ring` lays its line. Each turn is a job of
-its own. The efficiency on 1 to 64 ranks follows from `ring_seconds`: computed, not run. On a machine with two GPUs or more the
-ranks take one each and NCCL; not run so far. Writes results/scaling.json.
+of its gradients (`add_up`); and all-reduces from 4 KB to 64 MB, through which `fit_ring` lays its line. Each turn is a
+job of its own. The efficiency on 1 to 64 ranks follows from `ring_seconds`: computed, not run. On a machine with two
+GPUs or more the ranks take one each and NCCL; not run so far. Also the load before, per core: a busy machine is slow.
+Writes results/scaling.json.
 Run: python benchmarks/scaling.py    (on a quiet machine: two processes need two cores)
 """
+import os
 import statistics
 import time
 
@@ -57,7 +59,10 @@ def measure(models: dict, sizes: list, repeats: int) -> dict:
         seconds = timed(step, us, repeats)
         gradients = [torch.randn_like(p) for p in model.parameters()]
         found[name] = [sum(g.numel() for g in gradients), seconds, timed(lambda g=gradients: add_up(g), us, repeats)]
-    by_size = [timed(lambda x=torch.ones(size // 4, device=us.device): dist.all_reduce(x), us, repeats) for size in sizes]
+    by_size = []
+    for size in sizes:
+        x = torch.zeros(size // 4, device=us.device)
+        by_size.append(timed(lambda x=x: dist.all_reduce(x), us, repeats))
     return {"models": found, "sizes": by_size}
 
 
@@ -70,7 +75,8 @@ def figures(turns: list[dict], sizes: list) -> dict:
         steps, exchanges = ([1000 * turn["models"][name][i] for turn in turns] for i in (1, 2))
         step = statistics.median(steps) / 1000
         expected = {n: ring_seconds(4 * parameters, n, latency, bandwidth) for n in RANKS}
-        lines[name] = {"parameters": parameters, "step ms": records.spread(steps), "exchange ms": records.spread(exchanges)}
+        lines[name] = {"parameters": parameters, "step ms": records.spread(steps),
+                       "exchange ms": records.spread(exchanges)}
         for kind in ("weak", "strong"):
             lines[name][f"{kind} efficiency"] = {
                 str(n): round(efficiency(step, t, n, strong=kind == "strong"), 4) for n, t in expected.items()}
@@ -79,8 +85,8 @@ def figures(turns: list[dict], sizes: list) -> dict:
 
 
 if __name__ == "__main__":
-    begun = records.commit()
+    begun, load = records.commit(), os.getloadavg()[0] / os.cpu_count()
     turns = [launch(measure, MODELS, SIZES, 9, seconds=300)[0] for _ in TURNS]
-    found = figures(turns, SIZES)
+    found = figures(turns, SIZES) | {"load per core before": round(load, 2)}
     print(found)
     print(records.record("scaling", "python benchmarks/scaling.py", TURNS, found, begun=begun))

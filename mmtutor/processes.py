@@ -78,7 +78,8 @@ def team(seconds: float = 1800) -> Iterator[Team]:  # to wait for another rank b
         yield Team(rank, size, device)
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or re.search(r"by peer|[Tt]imed out|gloo", str(error)):
-            raise RankLost(f"rank {rank} of {size}: another rank is gone or silent ({str(error).splitlines()[0][-80:]}). "
+            what = str(error).splitlines()[0][-80:]
+            raise RankLost(f"rank {rank} of {size}: another rank is gone or silent ({what}). "
                            "Start the same command again: it goes on from the last checkpoint.") from error
         raise
     dist.destroy_process_group()
@@ -109,7 +110,7 @@ def weight_of(count: int) -> float:
     """The factor for this rank's mean loss over `count` things, so that the mean of the ranks' gradients is exact.
 
     It is ranks · count / total. Count what the loss is a mean over: samples, or the tokens that are not masked; over
-    all micro-batches of the step. A rank with nothing gets 0: leave its loss out, 0/0 is NaN. Every rank has to call it.
+    all micro-batches of the step. A rank with nothing gets 0: leave its loss out, 0/0 is NaN. Every rank must call it.
     Raises ValueError for a negative count, or when no rank has anything.
     """
     total = torch.tensor([float(count), 0.0 if count >= 0 else 1.0], dtype=torch.float64)
@@ -120,8 +121,8 @@ def weight_of(count: int) -> float:
         dist.all_reduce(total)
     whole, negative = total.tolist()
     if negative or not whole:
-        raise ValueError(f"weight_of: {count} things here and {whole:g} on all ranks together, expected none negative and "
-                         "not all zero")
+        raise ValueError(f"weight_of: {count} things here and {whole:g} on all ranks together, expected none negative "
+                         "and not all zero")
     return ranks * count / whole
 
 # %% ../nbs/18_processes.ipynb #ef110337
@@ -211,8 +212,8 @@ def gather_rows(rows: Float[Tensor, "here *rest"]) -> Float[Tensor, "everywhere 
     forms: list = [None] * dist.get_world_size()
     dist.all_gather_object(forms, (len(rows), tuple(rows.shape[1:]), str(rows.dtype)))
     if len({form[1:] for form in forms}) > 1:
-        raise ValueError(f"gather_rows: the ranks have rows of {sorted({form[1:] for form in forms})}, expected one shape "
-                         "and type")
+        raise ValueError(f"gather_rows: the ranks have rows of {sorted({form[1:] for form in forms})}, expected one "
+                         "shape and type")
     return _Gather.apply(rows, [form[0] for form in forms])
 
 

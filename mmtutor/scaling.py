@@ -39,7 +39,7 @@ def seed_all(seed: int) -> None:
 
 # %% ../nbs/18_scaling.ipynb #2a970b9d
 def add_up(tensors: Sequence[Tensor], bucket: int = 25 * 2**20) -> int:
-    "Replace each tensor, in place, by its sum over the ranks; returns the number of all-reduces, of about `bucket` bytes."
+    "Replace each tensor, in place, by its sum over the ranks; returns the number of all-reduces (one a bucket)."
     groups: list[list[Tensor]] = []
     full = bucket + 1
     for x in tensors:
@@ -144,8 +144,8 @@ def _check_team(model: nn.Module, train, config: FinetuneConfig, us: Team) -> No
     norms = [n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training
              and m.track_running_stats]
     if norms:
-        raise ValueError(f"finetune_distributed: {norms[0]} is batch norm in training mode, and every rank would keep its "
-                         "own statistics. Freeze it (mmtutor.freezing.freeze) or take a norm that sees one sample")
+        raise ValueError(f"finetune_distributed: {norms[0]} is batch norm in training mode, and every rank would keep "
+                         "its own statistics. Freeze it (mmtutor.freezing.freeze) or take a norm that sees one sample")
     told = us.each((len(train), asdict(config), [(n, tuple(p.shape)) for n, p in model.named_parameters()]))
     for rank, (theirs, ours) in enumerate(zip(told, [told[0]] * us.size)):
         for what, a, b in zip(("number of samples", "configuration", "parameters"), theirs, ours):
@@ -156,7 +156,7 @@ def _check_team(model: nn.Module, train, config: FinetuneConfig, us: Team) -> No
 
 def finetune_distributed(
     model: nn.Module,
-    loss_fn: Callable,        # as for `finetune`: (model, batch, generator) → (mean loss of the batch, {name: number})
+    loss_fn: Callable,        # as for `finetune`: (model, batch, generator) → (mean loss, {name: number})
     train,                    # all of the data, on every rank
     config: FinetuneConfig,   # `accumulate`: micro-batches of a step, of all ranks together
     us: Team,
@@ -169,8 +169,8 @@ def finetune_distributed(
     """`finetune` on all ranks of a team: the same losses and weights on any number of them, up to rounding.
 
     Equal to `finetune` too where nothing is drawn at random; its random numbers belong to the run, these to the
-    micro-batch. `history.ranks` says from which step on how many ranks worked. Raises ValueError for empty data, batch norm
-    in training mode, ranks with different arguments or that see different checkpoints; NotFinite on all ranks at once.
+    micro-batch. `history.ranks` says from which step on how many ranks worked. Raises ValueError for empty data, batch
+    norm in training mode, ranks with different arguments or that see different checkpoints; NotFinite on all ranks.
     """
     model.train()
     with own_randomness():
@@ -187,8 +187,8 @@ def finetune_distributed(
         if folder is not None:
             resume(Path(folder), run)
             if len(set(steps := us.each(history.step))) > 1:
-                raise ValueError(f"finetune_distributed: the ranks found checkpoints of steps {steps}, expected the same; "
-                                 "the folder has to be on a disk that all of them see")
+                raise ValueError(f"finetune_distributed: the ranks found checkpoints of steps {steps}, expected the "
+                                 "same; the folder has to be on a disk that all of them see")
         if not history.ranks or history.ranks[-1][1] != us.size:
             history.ranks.append([history.step, us.size])
         until = history.total if stop_after is None else min(history.total, history.step + stop_after)
@@ -228,8 +228,8 @@ def ring_seconds(
 ) -> float:
     "Seconds of a ring's all-reduce. Source: Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.002, section 3."
     if ranks < 1 or size < 0 or not latency >= 0 or not bandwidth > 0:
-        raise ValueError(f"ring_seconds: size {size}, ranks {ranks}, latency {latency}, bandwidth {bandwidth}; expected "
-                         "at least one rank, a bandwidth above 0, and nothing below 0")
+        raise ValueError(f"ring_seconds: size {size}, ranks {ranks}, latency {latency}, bandwidth {bandwidth}; "
+                         "expected at least one rank, a bandwidth above 0, and nothing below 0")
     return 2 * (ranks - 1) * (latency + size / ranks / bandwidth)
 
 
@@ -240,8 +240,8 @@ def fit_ring(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, f
     """
     x, y = np.asarray(sizes, dtype=float), np.asarray(seconds, dtype=float)
     if len(set(sizes)) < 2 or x.shape != y.shape or not (y > 0).all():
-        raise ValueError(f"fit_ring: {len(x)} sizes and {len(y)} times, expected two different sizes or more, with as many "
-                         "times above 0")
+        raise ValueError(f"fit_ring: {len(x)} sizes and {len(y)} times, expected two different sizes or more, with as "
+                         "many times above 0")
     (start, slope), *_ = np.linalg.lstsq(np.stack([1 / y, x / y], axis=1), np.ones_like(y), rcond=None)
     return max(float(start), 0.0) / 2, 1 / max(float(slope), 1e-15)
 

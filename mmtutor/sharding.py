@@ -63,7 +63,7 @@ def save_sharded(
     facts: dict | None = None,         # anything that JSON can hold
     keep: int = 2,                     # the newest so many stay on the disk
 ) -> Path:
-    "Write a checkpoint to which every rank adds its part; every rank has to call it. It counts once `state.json` is there."
+    "Write a checkpoint to which every rank adds its part; all have to call it. It counts once `state.json` is there."
     path = Path(folder) / f"step-{step:08d}"
     if us.rank == 0:
         _remove(path)
@@ -78,8 +78,9 @@ def save_sharded(
     if us.rank == 0:
         prints[".metadata"] = sha256_of(path / ".metadata")
         text = json.dumps({"facts": facts or {}, "ranks": us.size, "step": step, "files": prints})
+        wrapped = json.dumps({"sha256": sha256(text.encode()).hexdigest(), "content": text})
         with atomically(path / "state.json") as part:
-            part.write_text(json.dumps({"sha256": sha256(text.encode()).hexdigest(), "content": text}), encoding="utf-8")
+            part.write_text(wrapped, encoding="utf-8")
         for old in sorted(Path(folder).glob("step-*"))[:-keep]:
             _remove(old)
     us.wait()
@@ -113,7 +114,7 @@ def _verified(path: Path) -> dict:
 def load_sharded(folder: Path | str, model: nn.Module, optimizer: torch.optim.Optimizer, us: Team) -> dict | None:
     """Bring model and optimiser to the newest undamaged checkpoint, whatever number of ranks wrote it.
 
-    Returns {"step", "ranks", "facts", "notes"}: what was saved, and what was wrong with newer ones; None if there is none.
+    Returns {"step", "ranks", "facts", "notes"}: what was saved, what was wrong with newer ones; None if there is none.
     Rank 0 verifies and chooses. Raises ValueError on all ranks if all are damaged, or if the parameters have
     other names or shapes. Read only checkpoints of your own: the table of parts is a pickle.
     """

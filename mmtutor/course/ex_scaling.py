@@ -31,13 +31,13 @@ deal = Exercise(
     another=lambda count, ranks, rank: [i for i in range(count) if i % ranks == rank],
     wrong=(
         Wrong("in blocks", lambda count, ranks, rank: torch.arange(count).tensor_split(ranks)[rank].tolist(),
-              "These are blocks of neighbours, which is possible too, but it was asked for cards: one to each in turn."),
+              "These are blocks of neighbours, which is possible too. Asked for were cards: one to each in turn."),
         Wrong("the rest left out", lambda count, ranks, rank: list(range(rank, count - count % ranks, ranks)),
-              "What does not go round is left out. Then the sum lacks these samples; the first ranks simply get one more."),
+              "What does not go round is left out. Then the sum lacks these samples; the first ranks get one more."),
         Wrong("everything", lambda count, ranks, rank: list(range(count)),
               "Every rank does all of the work, and every gradient is counted as often as there are ranks."),
         Wrong("filled up", lambda count, ranks, rank: [i % count for i in range(rank, count + -count % ranks, ranks)],
-              "You filled up with micro-batches from the beginning, as samplers do by default. They would count twice."),
+              "You filled up with micro-batches from the beginning, as samplers do by default. These count twice."),
     ),
     hints=("Rank 0 begins with 0, rank 1 with 1. How far is it to the next card?", "`range` takes a step width."))
 
@@ -66,7 +66,8 @@ together = Exercise(
     cases=_together_cases, another=_together_another,
     wrong=(
         Wrong("the mean of the means", lambda gradients, counts: sum(gradients) / len(gradients),
-              "That is the mean of means: a rank with one sample speaks as loudly as one with five. Weight by the counts."),
+              "That is the mean of means: a rank with one sample speaks as loudly as one with five. Weight by "
+              "the counts."),
         Wrong("the mean of those that have something", lambda gradients, counts: sum(
             g for g, c in zip(gradients, counts) if c) / sum(c > 0 for c in counts),
               "You left out who has nothing, which is right, and gave the others equal weights, which is not."),
@@ -76,10 +77,11 @@ together = Exercise(
               "A rank without samples has the gradient 0/0 = NaN, and 0 · NaN is NaN. Leave it out."),
         Wrong("by the ranks", lambda gradients, counts: sum(
             g * (c / sum(counts)) for g, c in zip(gradients, counts) if c) / len(gradients),
-              "Your weights add up to 1 already. DDP divides by the ranks, which is why `weight_of` multiplies by them; "
-              "here nobody does."),
+              "Your weights add up to 1 already. DDP divides by the ranks, which is why `weight_of` multiplies by "
+              "them; here nobody does."),
     ),
-    hints=("The share of a rank is its count over the count of all.", "The shares add up to 1, so nothing is divided any more.",
+    hints=("The share of a rank is its count over the count of all.",
+           "The shares add up to 1, so nothing is divided any more.",
            "Skip ranks with count 0."))
 
 # %% ../../nbs/course/ex_scaling.ipynb #540d490b
@@ -89,7 +91,8 @@ def _exchanges(micro: int, accumulate: int, buckets: int, no_sync: bool) -> int:
 
 
 def _exchanges_cases() -> Iterator[Case]:
-    for case in ((8, 1, 1, True), (8, 4, 1, True), (8, 4, 1, False), (10, 4, 3, True), (10, 4, 3, False), (3, 4, 2, True)):
+    for case in ((8, 1, 1, True), (8, 4, 1, True), (8, 4, 1, False), (10, 4, 3, True), (10, 4, 3, False),
+                 (3, 4, 2, True)):
         yield Case(case)
 
 
@@ -106,7 +109,7 @@ exchanges = Exercise(
     cases=_exchanges_cases, another=_exchanges_another,
     wrong=(
         Wrong("no_sync forgotten", lambda micro, accumulate, buckets, no_sync: buckets * micro,
-              "That is DDP without no_sync: an exchange after every micro-batch. With it, only the last of a step sends."),
+              "That is DDP without no_sync: an exchange after every micro-batch. With it, only a step's last sends."),
         Wrong("always no_sync", lambda micro, accumulate, buckets, no_sync: buckets * -(-micro // accumulate),
               "DDP does not know that you accumulate. Without no_sync every backward pass sends."),
         Wrong("the last step forgotten", lambda micro, accumulate, buckets, no_sync: buckets * (
@@ -145,8 +148,10 @@ masks = Exercise(
     name="masks", chapter="18_scaling", title="Who drops what?", minutes=5, reference=_masks, cases=_masks_cases,
     another=_masks_another,
     wrong=(
-        Wrong("the same on all ranks", lambda seed, step, ranks, units: _masks_from([seed + 1000 * step] * ranks, units),
-              "All ranks drop the same units: that is one mask for the whole batch, less variety than one process has."),
+        Wrong("the same on all ranks", lambda seed, step, ranks, units: _masks_from(
+            [seed + 1000 * step] * ranks, units),
+              "All ranks drop the same units: that is one mask for the whole batch, less variety than one process "
+              "has."),
         Wrong("the same in every step", lambda seed, step, ranks, units: _masks_from(
             [seed + rank for rank in range(ranks)], units),
               "The step is not in your seed, so every step drops the same units."),
@@ -157,11 +162,14 @@ masks = Exercise(
         Wrong("the other half", lambda seed, step, ranks, units: ~_masks(seed, step, ranks, units),
               "True has to mean kept, which is where the number is 0.5 or more."),
     ),
-    hints=("One generator for each rank: `torch.Generator().manual_seed(…)`.", "`torch.rand(units, generator=…) >= 0.5`",
+    hints=("One generator for each rank: `torch.Generator().manual_seed(…)`.",
+           "`torch.rand(units, generator=…) >= 0.5`",
            "Stack the rows."))
 
 # %% ../../nbs/course/ex_scaling.ipynb #daa4f702
-def _contrast(a: list[Float[Tensor, "rows dim"]], b: list[Float[Tensor, "rows dim"]], scale: float) -> Float[Tensor, ""]:
+def _contrast(
+    a: list[Float[Tensor, "rows dim"]], b: list[Float[Tensor, "rows dim"]], scale: float,
+) -> Float[Tensor, ""]:
     "The mean loss with which every row of all ranks' `a` seeks its own row of `b` among the rows of all ranks."
     rows, targets = torch.cat(a), torch.cat(b)
     return F.cross_entropy(scale * rows @ targets.T, torch.arange(len(rows)))
@@ -195,8 +203,8 @@ contrast = Exercise(
     cases=_contrast_cases, another=_contrast_another, gradients=True,
     wrong=(
         Wrong("local ones only", lambda a, b, scale: _contrast_local(a, b, scale, True),
-              "Each row sought its partner on its own rank only. The task is easier than that of one process, and a rank "
-              "with one pair has the loss 0. Gather the rows of `b` first."),
+              "Each row sought its partner on its own rank only. The task is easier than that of one process, and a "
+              "rank with one pair has the loss 0. Gather the rows of `b` first."),
         Wrong("local ones, averaged", lambda a, b, scale: _contrast_local(a, b, scale, False),
               "Two mistakes: wrong answers from one rank only, and a mean of means on top."),
         Wrong("labels from 0 on every rank", lambda a, b, scale: F.cross_entropy(
@@ -215,7 +223,7 @@ contrast = Exercise(
 
 # %% ../../nbs/course/ex_scaling.ipynb #0c5e6737
 def _ring(values: list[Float[Tensor, "numbers"]]) -> list[Float[Tensor, "piece"]]:
-    "The finished piece that each rank holds after n − 1 rounds: in round t rank r sends piece (r − t) mod n to the right."
+    "The finished piece of each rank after n − 1 rounds: in round t rank r sends piece (r − t) mod n to the right."
     n = len(values)
     pieces = [list(v.tensor_split(n)) for v in values]
     for turn in range(n - 1):
@@ -257,8 +265,8 @@ def _ring_in_turn(values):
 
 
 ring = Exercise(
-    name="ring", chapter="18_scaling", title="The first half of the ring", minutes=30, reference=_ring, cases=_ring_cases,
-    another=_ring_another,
+    name="ring", chapter="18_scaling", title="The first half of the ring", minutes=30, reference=_ring,
+    cases=_ring_cases, another=_ring_another,
     wrong=(
         Wrong("the piece of the own number", lambda values: list(torch.stack(values).sum(0).tensor_split(len(values))),
               "All pieces are finished, but in other places: after n − 1 rounds rank r has finished piece r + 1."),
@@ -269,7 +277,8 @@ ring = Exercise(
             _ring_rounds(values, len(values) - 2))],
               "One rank's numbers are missing. There are n − 1 rounds."),
         Wrong("replaced", _ring_in_turn,
-              "What arrives has to be added to what is there. Replacing is for the second half, when pieces are finished."),
+              "What arrives has to be added to what is there. Replacing is for the second half, when pieces are "
+              "finished."),
         Wrong("the whole sum", lambda values: [torch.stack(values).sum(0) for _ in values],
               "That is the all-reduce, both halves. After the first half each rank has one finished piece only."),
     ),
@@ -284,25 +293,27 @@ saving = Quiz(
     question="Under torchrun on four ranks, a DDP script ends every epoch with torch.save(model.state_dict(), "
              "\"model.pt\"). What is wrong?",
     choices=(
-        Choice("nothing: all write the same bytes", "They do, into one file at the same time, each cutting off what another "
-               "has just written. Who reads it meanwhile, or after a kill, may find half of it."),
-        Choice("all four write the same file at once; rank 0 should write it, under another name, and rename it while the "
-               "others wait", "One writer, an atomic rename, and a barrier, so that nobody reads too early.", right=True),
-        Choice("it has to be model.module: the weights of a DDP model differ between ranks", "They are the same on all ranks. "
-               "The names would begin with `module.`, which is another nuisance."),
-        Choice("each rank should write a file of its own, model-0.pt to model-3.pt", "They would be four copies of the same. "
-               "That is right for shards (FSDP), where each rank holds another part.")))
+        Choice("nothing: all write the same bytes", "They do, into one file at the same time, each cutting off what "
+               "another has just written. Who reads it meanwhile, or after a kill, may find half of it."),
+        Choice("all four write the same file at once; rank 0 should write it, under another name, and rename it while "
+               "the others wait",
+               "One writer, an atomic rename, and a barrier, so that nobody reads too early.", right=True),
+        Choice("it has to be model.module: the weights of a DDP model differ between ranks", "They are the same on all "
+               "ranks. The names would begin with `module.`, which is another nuisance."),
+        Choice("each rank should write a file of its own, model-0.pt to model-3.pt", "They would be four copies of the "
+               "same. That is right for shards (FSDP), where each rank holds another part.")))
 
 waiting = Quiz(
     name="waiting", chapter="18_scaling",
-    question="`if rank == 0: validate(model)`, and validate calls a contrastive loss that gathers rows from all ranks. What "
-             "happens?",
+    question="`if rank == 0: validate(model)`, and validate calls a contrastive loss that gathers rows from all ranks. "
+             "What happens?",
     choices=(
-        Choice("rank 0 raises an error, as the others send nothing", "A collective does not know that the others will not "
-               "come. It waits."),
-        Choice("rank 0 validates on its own rows only", "It would if the loss did not gather. A collective needs all ranks."),
-        Choice("rank 0 waits in the gather; the others go on to their next collective, and the two meet: wrong numbers, an "
-               "error about shapes, or a wait until the time limit",
+        Choice("rank 0 raises an error, as the others send nothing", "A collective does not know that the others will "
+               "not come. It waits."),
+        Choice("rank 0 validates on its own rows only", "It would if the loss did not gather. A collective needs "
+               "all ranks."),
+        Choice("rank 0 waits in the gather; the others go on to their next collective, and the two meet: wrong "
+               "numbers, an error about shapes, or a wait until the time limit",
                "All ranks have to call the same collectives in the same order. Let all validate, or gather nothing.",
                right=True),
         Choice("the other ranks notice and join in", "They are at another line of the program.")))
