@@ -33,7 +33,7 @@ SAME = {"fused": "fused kernel", "flops": "flop", "causal": "causal mask", "leak
         "interval": "nominal, ordinal, interval",
         "collapsed": "collapse", "cosine": "cosine similarity", "hard negatives": "hard negative",
         "bound": "binding", "folds": "fold", "k-centre problem": "k-centre", "subwords": "subword", "padded": "padding",
-        "long short-term memory": "lstm", "confident learning": "confident joint"}
+        "long short-term memory": "lstm", "buckets": "bucket", "confident learning": "confident joint"}
 
 
 def table() -> str:
