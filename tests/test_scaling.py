@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mmtutor import capstone, scaling
+from mmtutor import scaling
 from mmtutor.course import records
 from mmtutor.course.jobs import JobFailed, launch, torchrun
 from mmtutor.finetune import FinetuneConfig, NotFinite, finetune
@@ -44,7 +45,7 @@ class Net(nn.Module):
 
 
 def loss_fn(model, batch, generator):
-    "A mean over samples; `rare` is used for a certain sample only, `never` for none; draws noise where there is dropout."
+    "A mean over samples; `rare` is used for some samples only, `never` for none; draws noise with dropout."
     said = model(batch)
     noise = torch.randn(said.shape, generator=generator, dtype=said.dtype) if model.drop.p else 0
     each = (said + noise - batch[:, :2]).square().mean(1)
@@ -106,8 +107,11 @@ def unlike(us: Team):
 def work(folder: str) -> dict:
     us = Team(dist.get_rank(), dist.get_world_size())
     tensors = [torch.full((3,), us.rank + 1.0), torch.ones(2, 2, dtype=torch.float64), torch.ones(1)]
-    found = {"sum": [add_up(tensors, 8), *tensors], "alike": train(us, seed=us.rank), "dropout": train(us, 0.5),
-             "alone in the step": train(us, accumulate=1, batch_size=8)}
+    found = {"sum": [add_up(tensors, 8), *tensors], "alike": train(us, seed=us.rank), "dropout": train(us, 0.5)}
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        found["alone in the step"] = train(us, accumulate=1, batch_size=8)
+    found["warned"] = [str(w.message) for w in heard if "finetune_distributed" in str(w.message)]
     if us.size == 2:
         found |= unlike(us) | {"validated": validated(us)}
         apart = Path(folder) / f"rank-{us.rank}"
@@ -148,7 +152,12 @@ def test_random_numbers_and_idle_ranks_change_nothing(jobs, ranks, kind, more):
     assert all(close(found[kind], reference, 1e-12) for found in jobs[ranks])
 
 
-def test_ranks_drop_different_units(monkeypatch):
+def test_idle_ranks_are_told_once(jobs):
+    first, *others = (found["warned"] for found in jobs[3])
+    assert others == [[], []] and len(first) == 1 and "3 ranks, and 1 micro-batch(es) in a step" in first[0]
+
+
+def test_ranks_drop_different_units():
     "Micro-batches of one step, and steps, have masks of their own; initial weights have not."
     masks = []
 
@@ -241,6 +250,7 @@ def test_a_killed_rank_ends_the_job_and_one_rank_goes_on(tmp_path):
 
 def together(folder: str, deadly: bool) -> dict:
     "The quick profile without its cost measurements; ranks other than 0 must write nothing."
+    from mmtutor import capstone  # here, for the other jobs need not wait for it
     us = Team(dist.get_rank(), dist.get_world_size())
     one = {"seconds per epoch": 1.0, "peak MiB": 1.0}
     capstone.costs = lambda profile: {"cached": one, "recomputed": one}
@@ -287,6 +297,7 @@ def test_the_capstone_on_two_ranks_killed_and_continued_is_that_of_one(tmp_path,
 
 
 def test_the_command_says_what_is_wrong(capsys, monkeypatch, tmp_path):
+    from mmtutor import capstone
     monkeypatch.delenv("RANK", raising=False)
     assert capstone.main(["--profile", "fulll", "--folder", str(tmp_path)]) == 1
     assert "mmtutor.capstone: run: no profile 'fulll'; there are frozen," in capsys.readouterr().err
