@@ -8,6 +8,7 @@ __all__ = ['seed_for', 'seed_all', 'add_up', 'finetune_distributed', 'ring_secon
 # %% ../nbs/18_scaling.ipynb #4c72e5b7
 import math
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -146,6 +147,9 @@ def _check_team(model: nn.Module, train, config: FinetuneConfig, us: Team) -> No
     if norms:
         raise ValueError(f"finetune_distributed: {norms[0]} is batch norm in training mode, and every rank would keep "
                          "its own statistics. Freeze it (mmtutor.freezing.freeze) or take a norm that sees one sample")
+    if us.size > config.accumulate and us.rank == 0:
+        warnings.warn(f"finetune_distributed: {us.size} ranks, and {config.accumulate} micro-batch(es) in a step: the "
+                      "others have nothing to do. Raise accumulate", stacklevel=3)
     told = us.each((len(train), asdict(config), [(n, tuple(p.shape)) for n, p in model.named_parameters()]))
     for rank, (theirs, ours) in enumerate(zip(told, [told[0]] * us.size)):
         for what, a, b in zip(("number of samples", "configuration", "parameters"), theirs, ours):
