@@ -90,8 +90,8 @@ def parts_of(config: dict) -> dict[Path, str]:
 
 
 def site_config(config: dict, present: list[Path], modules: list[str], records: list[str]) -> dict:
-    """`_quarto.yml` as smalldocs gets it: without what only Quarto reads, with the generated pages and the reference in the
-    navigation. `records` are the generated pages.
+    """`_quarto.yml` as smalldocs gets it: without what only Quarto reads, with the generated pages (`records`) and the
+    reference in the navigation.
     """
     config = staged(copy.deepcopy(config), {p.as_posix() for p in present})
     for key in ("execute", "ipynb-filters"):
@@ -101,12 +101,12 @@ def site_config(config: dict, present: list[Path], modules: list[str], records: 
     website = config["website"]
     website["llms-txt"] = True
     website["page-footer"]["right"] = "[Found a mistake?](/errata.md#ours)"
-    website["navbar"]["left"] += [{"text": generated.TITLES[name], "href": name} for name in ("claims.md", "glossary.md")]
-    website["navbar"]["left"].append({"text": "API reference", "href": "api/index.md"})
+    bar = {"claims.md": "Claims", "glossary.md": "Glossary", "api/index.md": "API reference"}
+    website["navbar"]["left"] += [{"text": text, "href": href} for href, text in bar.items()]
     reading = {**website["sidebar"], "id": "course"}
     section = {"section": "Records", "contents": [{"text": generated.TITLES[name], "href": name} for name in records]}
-    support = [i for i, item in enumerate(reading["contents"]) if isinstance(item, dict) and item.get("section") == "Support"]
-    reading["contents"].insert(support[0] if support else len(reading["contents"]), section)
+    sections = [item.get("section") if isinstance(item, dict) else None for item in reading["contents"]]
+    reading["contents"].insert(sections.index("Support") if "Support" in sections else len(sections), section)
     if Path("nbs/index.ipynb") not in present:
         reading["contents"] = ["index.md", *reading["contents"]]
     listing = {"id": "api", "style": reading.get("style", "docked"),
@@ -116,7 +116,7 @@ def site_config(config: dict, present: list[Path], modules: list[str], records: 
 
 
 def stage(folder: Path, config: dict, present: list[Path]) -> dict[str, dict[str, str]]:
-    "Lay out in `folder` what smalldocs renders; return which names the code of each page may mention, and where they lead."
+    "Lay out in `folder` what smalldocs renders; return the names that each page may mention, and where they lead."
     sources = {p: json.loads((ROOT / p).read_text(encoding="utf-8")) for p in present}
     chapters = {module: (place(p), pages.title_of(nb)) for p, nb in sources.items() if (module := pages.module_of(nb))}
     modules = list(reference.modules(ROOT / "mmtutor", chapters))
@@ -209,7 +209,8 @@ def give_away(site: Path, config: dict, present: list[Path], base: str) -> None:
     index = site / "index.html"
     index.write_text(offline.titled(index.read_text(encoding="utf-8"), offline.TAKE), encoding="utf-8")
     offline.texts(site, take_out_media)
-    heads = {p: pages.front_matter(pages.text(json.loads((ROOT / p).read_text(encoding="utf-8"))["cells"][0]))[0] for p in present}
+    first = {p: json.loads((ROOT / p).read_text(encoding="utf-8"))["cells"][0] for p in present}
+    heads = {p: pages.front_matter(pages.text(cell))[0] for p, cell in first.items()}
     parts = parts_of(config)
     sections = {"Start": [p for p in present if p not in parts]}
     for path, part in parts.items():

@@ -1,4 +1,5 @@
 """The budgets the course has set itself, each judged from a record; where there is none, it says so."""
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -8,17 +9,16 @@ Records = Mapping[str, Mapping]
 @dataclass(frozen=True)
 class Found:
     "What a record says of a budget: the figure in words, and how far it is from the goal (≤ 1: reached)."
+
     figure: str
     share: float
     record: str
-
-
-def within(value: float, spread: float, goal: float) -> str:
-    return f"{value:.2f} ± {spread:.2f}, to reach ≤ {goal:g}"
+    spread: float = 0  # of the share
 
 
 def blocks(kind: str, device: str) -> Callable[[Records], Found | None]:
     "Our block against the others, forward and backward: the slowest of all sizes."
+
     def judge(records: Records) -> Found | None:
         run = records.get("bench-attention", {}).get("figures", {}).get("ours / theirs", {})
         found = {k: v for k, v in run.items() if k.startswith(f"{device}/{kind}/") and "backward" in k}
@@ -27,14 +27,18 @@ def blocks(kind: str, device: str) -> Callable[[Records], Found | None]:
         key, worst = max(found.items(), key=lambda item: item[1]["ratio"])
         slower = [v["ratio"] for v in found.values() if v["ratio"] > 1]
         _, _, size, _, rival = key.split("/", 4)
-        text = (f"{len(found) - len(slower)} of {len(found)} comparisons no slower; at worst {worst['ratio']:.2f} of the time of "
-                f"{rival} ({size}; spread {worst['turns']['sd']:.2f})")
-        return Found(text, worst["ratio"], "bench-attention")
+        text = (
+            f"{len(found) - len(slower)} of {len(found)} comparisons no slower; at worst {worst['ratio']:.2f} times "
+            f"{rival} ({size}; spread {worst['turns']['sd']:.2f})"
+        )
+        return Found(text, worst["ratio"], "bench-attention", worst["turns"]["sd"])
+
     return judge
 
 
 def overhead(rival: str, share: float) -> Callable[[Records], Found | None]:
     "The step's overhead over a bare loop, as a share of another framework's; the worse of the sizes."
+
     def judge(records: Records) -> Found | None:
         sizes = records.get("bench-frameworks", {}).get("figures", {}).get("seconds", {})
         found = []
@@ -45,13 +49,17 @@ def overhead(rival: str, share: float) -> Callable[[Records], Found | None]:
         if not found:
             return None
         worst = max(found)
-        text = "; ".join(f"{size} model {100 * ours:.1f} % against {100 * theirs:.1f} %" for _, size, ours, theirs in found)
+        text = "; ".join(
+            f"{size} model {100 * ours:.1f} % against {100 * theirs:.1f} %" for _, size, ours, theirs in found
+        )
         return Found(text, worst[0], "bench-frameworks")
+
     return judge
 
 
 def front_end(rival: str) -> Callable[[Records], Found | None]:
     "Log-mel: the rival's time over ours on a batch, the worst of the sizes."
+
     def judge(records: Records) -> Found | None:
         ratios = records.get("bench-logmel", {}).get("figures", {}).get("theirs / ours", {})
         found = {k: v["ratio"] for k, v in ratios.items() if rival in k}
@@ -59,6 +67,7 @@ def front_end(rival: str) -> Callable[[Records], Found | None]:
             return None
         text = ", ".join(f"{v:.1f}× ({k.split('/')[0]})" for k, v in found.items())
         return Found(text, 3 / min(found.values()), "bench-logmel")
+
     return judge
 
 
@@ -73,6 +82,7 @@ def cached(name: str) -> Callable[[Records], Found | None]:
         else:
             return None
         return Found(f"{ratio:.1f} times faster ({text})", 10 / ratio, name)
+
     return judge
 
 
@@ -82,7 +92,11 @@ def flat_memory(records: Records) -> Found | None:
         return None
     ours = list(kept["accumulate"].values())
     batches = list(kept["accumulate"])
-    return Found(f"{ours[0]:.1f} MiB kept at batch {batches[0]}, {ours[-1]:.1f} at {batches[-1]}", max(ours) / min(ours), "claim-T5")
+    return Found(
+        f"{ours[0]:.1f} MiB kept at batch {batches[0]}, {ours[-1]:.1f} at {batches[-1]}",
+        max(ours) / min(ours),
+        "claim-T5",
+    )
 
 
 def grad_cache(records: Records) -> Found | None:
@@ -114,7 +128,11 @@ BUDGETS: list[tuple[str, str, Callable[[Records], Found | None]]] = [
     ("training step, beside Lightning", "overhead at most a fifth of its", overhead("lightning", 0.2)),
     ("log-mel, beside librosa", "3 times faster on a batch", front_end("librosa, one array")),
     ("log-mel, beside transformers (NumPy)", "3 times faster on a batch", front_end("transformers (NumPy)")),
-    ("cached features, encoders and head alone", "an epoch 10 times faster than encoding anew", cached("frozen-features")),
+    (
+        "cached features, encoders and head alone",
+        "an epoch 10 times faster than encoding anew",
+        cached("frozen-features"),
+    ),
     ("cached features, the main run", "an epoch 10 times faster than encoding anew", cached("capstone-frozen")),
     ("memory under accumulation", "flat in the batch", flat_memory),
     ("memory of GradCache", "within 15 % of accumulation", grad_cache),
@@ -128,4 +146,9 @@ def said(found: Found | None) -> str:
         return "not recorded yet"
     if found.share <= 1.005:
         return "reached"
-    return f"short by {100 * (found.share - 1):.0f} %" if found.share < 10 else f"short by a factor of {found.share:.0f}"
+    short = (
+        f"short by {100 * (found.share - 1):.0f}\u00a0%"
+        if found.share < 10
+        else f"short by a factor of {found.share:.0f}"
+    )
+    return short + ", within the spread" * (found.share - found.spread <= 1)

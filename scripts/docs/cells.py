@@ -1,4 +1,5 @@
 """Which cell of the course shows what: found in the notebooks, so that no generated page keeps a list of its own."""
+
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ CLAIM = re.compile(r"""(?:\[|\.get\()\s*["']([A-Z]\d+)["']\s*[\])]""")
 @dataclass(frozen=True)
 class Cell:
     "One cell of a notebook: where it stands in the site, under which heading, and what it printed."
+
     notebook: str  # "02_positions"
-    page: str      # "/positions.ipynb"
-    title: str     # of the page
-    heading: str   # the nearest one above
+    page: str  # "/positions.ipynb"
+    title: str  # of the page
+    heading: str  # the nearest one above
     id: str
-    output: str    # plain text
+    output: str  # plain text
 
     @property
     def link(self) -> str:

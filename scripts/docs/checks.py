@@ -13,6 +13,7 @@ QUIET = {"script", "style", "code", "pre", "textarea"}
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
 
+ACTING = re.compile(r"\s*(?:javascript|vbscript|data:text)", re.I)
 FOREIGN = {"iframe", "object", "embed", "form", "base", "style", "applet", "frame"}  # what no notebook may bring
 
 
@@ -39,8 +40,8 @@ class Page(HTMLParser):
         refresh = tag == "meta" and found.get("http-equiv", "").lower() == "refresh"
         self.active += [f"<{tag}>"] * (tag in FOREIGN or inline or refresh)
         self.active += [f"{name}=" for name in found if name.startswith("on") or name == "srcdoc"]
-        self.active += [f"{value.split(':')[0]}: link" for name, value in found.items() if name in ("href", "src", "xlink:href")
-                        and re.match(r"\s*(?:javascript|vbscript|data:text)", value, re.I)]
+        leads = [found[name] for name in ("href", "src", "xlink:href") if name in found]
+        self.active += [f"{url.split(':')[0]}: link" for url in leads if ACTING.match(url)]
         self.ids |= {found["id"]} if "id" in found else set()
         if tag == "a" and "href" in found:
             self.links.append(found["href"])

@@ -1,4 +1,5 @@
 """Figures made while the site is built: SVG with the same bytes for the same numbers, on white as in the chapters."""
+
 import io
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,4 +26,4 @@ def save(fig, file: Path) -> None:
 
 def figure(place: str, alt: str, caption: str) -> str:
     "A figure in Markdown, with its picture at `place` from the site's root."
-    return f'<figure>\n\n![{alt}](/{place})\n\n<figcaption>{caption}</figcaption></figure>'
+    return f'![{caption}](/{place}){{fig-alt="{alt}"}}'

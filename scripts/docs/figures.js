@@ -6,7 +6,7 @@
   // A module comes as a script that holds its text: that works over a network and from a folder.
   const loading = {}, modules = window.mmtutorModules = {};
   const source = name => loading[name] ??= new Promise((done, failed) => {
-    if (!/^[a-z]+$/.test(name)) throw new Error(`no figure ${name}`);
+    if (!/^[a-z_]+$/.test(name)) throw new Error(`no figure ${name}`);
     const script = document.createElement("script");
     script.src = `${here}${name}.text.js`;
     script.onload = () => done(modules[name]);

@@ -1,4 +1,5 @@
-"""The glossary as a page of its own: the table of the notation notebook, with letters to jump to and symbols that lead to the reference."""
+"""The glossary as a page of its own: the table of the notation notebook, with letters to jump to and linked symbols."""
+
 import re
 from collections.abc import Mapping
 
@@ -13,7 +14,7 @@ def table_of(notebook: Mapping) -> list[str]:
         lines = pages.text(cell).splitlines()
         if cell["cell_type"] == "markdown" and any(ROW.match(line) for line in lines):
             return [line for line in lines if line.startswith("|")]
-    raise ValueError("the notation notebook has no glossary: expected rows that begin with | <a id=\"term-…\"></a>")
+    raise ValueError('the notation notebook has no glossary: expected rows that begin with | <a id="term-…"></a>')
 
 
 def page(notebook: Mapping, index: Mapping[str, str]) -> str:
@@ -23,8 +24,12 @@ def page(notebook: Mapping, index: Mapping[str, str]) -> str:
     for row in rows:
         letters.setdefault(ROW.match(row)[2][0].upper(), []).append(row)
     jump = " · ".join(f"[{letter}](#{'letter-' + letter.lower()})" for letter in letters)
-    parts = [tables.front("Glossary", f"{len(rows)} terms: what each means, where it is introduced, and its symbol in the code."),
-             f"A term in *italics* in a chapter stands here. The last column leads to the reference.\n\n{jump}"]
+    parts = [
+        tables.front(
+            "Glossary", f"{len(rows)} terms: what each means, where it is introduced, and its symbol in the code."
+        ),
+        f"A term in *italics* in a chapter stands here. The last column leads to the reference.\n\n{jump}",
+    ]
     for letter, found in letters.items():
         parts.append(f"## {letter} {{#letter-{letter.lower()}}}\n\n" + "\n".join([heads, rule, *found]))
     return pages.link_names(pages.link_pages("\n\n".join(parts)), "", index) + "\n"

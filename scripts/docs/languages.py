@@ -1,4 +1,5 @@
-"""Pages in another language stand below a folder of its code (`nbs/zh/index.ipynb`): where both are there, each leads to the other."""
+"""Pages in another language stand below a folder of its code (`nbs/zh/index.ipynb`); each leads to its partner."""
+
 from pathlib import Path
 
 LANGUAGES = {"zh": ("zh-Hans", "中文")}  # folder → the language as HTML names it, and as its readers do
@@ -19,8 +20,10 @@ def switch(text: str, name: str, there: set[str]) -> str:
     if folder in LANGUAGES:
         text = text.replace('<html lang="en">', f'<html lang="{LANGUAGES[folder][0]}">', 1)
     up = "../" * name.count("/")
-    links = "".join(f'<li class="nav-item"><a class="nav-link" lang="{code}" hreflang="{code}" href="{up}{place}">{said}</a></li>'
-                    for place, code, said in partners(name, there))
+    links = "".join(
+        f'<li class="nav-item"><a class="nav-link" lang="{code}" hreflang="{code}" href="{up}{place}">{said}</a></li>'
+        for place, code, said in partners(name, there)
+    )
     return text.replace(HERE, links + HERE, 1)
 
 

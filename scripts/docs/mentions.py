@@ -1,4 +1,5 @@
 """Names of the course inside code cells as links into the reference."""
+
 import ast
 import re
 from collections.abc import Mapping
@@ -28,22 +29,28 @@ def imported(notebook: Mapping) -> dict[str, str]:
 
 
 def links(notebook: Mapping, index: Mapping[str, str]) -> dict[str, str]:
-    "Every name that the code of a notebook may mention → its place in the reference: its own exports, its imports, `module.name`."
+    "Every name that a notebook's code may mention → its place in the reference: own exports, imports, `module.name`."
     module, found = pages.module_of(notebook), {}
     if module:
-        found |= {name.removeprefix(f"{module}."): place for name, place in index.items()
-                  if name.startswith(f"{module}.") and "." not in name.removeprefix(f"{module}.")}
+        found |= {
+            name.removeprefix(f"{module}."): place
+            for name, place in index.items()
+            if name.startswith(f"{module}.") and "." not in name.removeprefix(f"{module}.")
+        }
     for name, far in imported(notebook).items():
         if far in index:
             found[name] = index[far]
         elif f"mmtutor.{far}" in index:  # a whole module: its names with the module in front
-            found |= {f"{name}.{full.removeprefix(far + '.')}": place for full, place in index.items()
-                      if full.startswith(f"{far}.") and "." not in full.removeprefix(f"{far}.")}
+            found |= {
+                f"{name}.{full.removeprefix(far + '.')}": place
+                for full, place in index.items()
+                if full.startswith(f"{far}.") and "." not in full.removeprefix(f"{far}.")
+            }
     return found
 
 
 def linked(page: str, known: Mapping[str, str], up: str) -> str:
-    "A rendered page with the names in its Python cells as links. `known` maps names to places such as `/api/x.md#name`."
+    "A rendered page with the names in its Python cells as links. `known`: name → place, such as `/api/x.md#name`."
     if not known:
         return page
     names = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
@@ -64,4 +71,5 @@ def linked(page: str, known: Mapping[str, str], up: str) -> str:
                 part = name.sub(link, part)
             out.append(part)
         return match[1] + "".join(out) + match[3]
+
     return BLOCK.sub(block, page)

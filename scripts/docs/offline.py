@@ -1,4 +1,5 @@
-"""What can be taken away from the site: every notebook, its text for language models, a map, and the whole as one zip."""
+"""What can be taken away from the site: every notebook, its text for language models, a map, all of it as one zip."""
+
 import hashlib
 import html
 import json
@@ -28,13 +29,14 @@ def notebooks(site: Path, root: Path, placed: Mapping[Path, str]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / source, target)
         up = "../" * name.count("/")
-        link = f'<p class="download"><a href="{up}notebooks/{source.relative_to("nbs").as_posix()}" download>Download this notebook</a></p>'
+        href = f"{up}notebooks/{source.relative_to('nbs').as_posix()}"
+        link = f'<p class="download"><a href="{href}" download>Download this notebook</a></p>'
         path = site / name
         path.write_text(titled(path.read_text(encoding="utf-8"), link), encoding="utf-8")
 
 
 def texts(site: Path, take_out) -> None:
-    "smalldocs' Markdown copies without pictures of their own: they name those of the pages. `take_out` is what moved those."
+    "smalldocs' Markdown copies, with the pictures of the pages for their own. `take_out` is what moved those."
     for path in sorted(site.rglob("*.llms.md")):
         up = "../" * (len(path.relative_to(site).parts) - 1)
 
@@ -47,19 +49,24 @@ def texts(site: Path, take_out) -> None:
             (site / "media").mkdir(exist_ok=True)
             (site / name).write_bytes(data)
             return f"]({up}{name})"
+
         text = take_out(PICTURE.sub(picture, path.read_text(encoding="utf-8")), site / "media", up)
         path.write_text(re.sub(r"\sdata-values=(\"[^\"]*\"|'[^']*')", "", text), encoding="utf-8")
     for folder in sorted(site.rglob("*_files")):
         shutil.rmtree(folder)
 
 
-def llms(title: str, description: str, sections: Sequence[tuple[str, Sequence[tuple[str, str, str]]]], base: str = "") -> str:
+def llms(
+    title: str, description: str, sections: Sequence[tuple[str, Sequence[tuple[str, str, str]]]], base: str = ""
+) -> str:
     "`llms.txt`: sections of (place, title, promise); the links lead to the Markdown copies."
     lines = [f"# {title}", "", f"> {description}"]
     for name, entries in sections:
         lines += ["", f"## {name}", ""]
-        lines += [f"- [{said}]({base}{place.removesuffix('.html')}.llms.md)" + (f": {promise}" if promise else "")
-                  for place, said, promise in entries]
+        lines += [
+            f"- [{said}]({base}{place.removesuffix('.html')}.llms.md)" + (f": {promise}" if promise else "")
+            for place, said, promise in entries
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -67,8 +74,10 @@ def sitemap(names: Sequence[str], base: str = "") -> str:
     "`sitemap.xml`. Crawlers want full addresses: give the site's own as `base`; without, the places are relative."
     note = "" if base else "<!-- Places are relative: build with the base URL option to get full addresses. -->\n"
     rows = "\n".join(f"  <url><loc>{html.escape(base + quote(name))}</loc></url>" for name in sorted(names))
-    return (f'<?xml version="1.0" encoding="UTF-8"?>\n{note}<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
-            f"{rows}\n</urlset>\n")
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n{note}<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
+        f"{rows}\n</urlset>\n"
+    )
 
 
 def search(site: Path) -> None:
@@ -97,4 +106,3 @@ def archive(site: Path) -> Path:
 def module_text(name: str, source: str) -> str:
     "A figure's module as a script that hands over its text."
     return f"window.mmtutorModules[{json.dumps(name)}] = {json.dumps(source, ensure_ascii=False)};\n"
-

@@ -70,11 +70,13 @@ def link_pages(markdown: str) -> str:
     return NOTEBOOK_LINK.sub(page, markdown)
 
 
-def link_names(markdown: str, module: str | None, index: Mapping[str, str], near: Mapping[str, str] | None = None) -> str:
+def link_names(markdown: str, module: str | None, index: Mapping[str, str],
+               near: Mapping[str, str] | None = None) -> str:
     """Names in backticks as links into the reference.
 
-    A bare name is linked on the page of its own module and where the notebook imports it (`near`: name → place); elsewhere
-    only a name that cannot be an ordinary word (it has a capital or an underscore), or one with its module in front.
+    A bare name is linked on the page of its own module and where the notebook imports it (`near`: name → place);
+    elsewhere only a name that cannot be an ordinary word (it has a capital or an underscore), or one with its module
+    in front.
     """
     def link(match: re.Match) -> str:
         name = match[1]
@@ -111,9 +113,9 @@ def to_page(notebook: dict, index: Mapping[str, str], *, numbered: bool = False,
             anchors: Collection[str] = (), **more: str) -> dict:
     """The notebook as the site shows it: front matter, no directives, hidden cells gone, names and pages linked.
 
-    `index` maps `module.name` and `name` to places in the reference; empty leaves names alone; `near` has the names that
-    this notebook imports. `numbered` keeps the numbers in links to notebooks. The cells with an id in `anchors` get an
-    anchor `at-<id>`. `more` goes to the front matter.
+    `index` maps `module.name` and `name` to places in the reference; empty leaves names alone; `near` has the names
+    that this notebook imports. `numbered` keeps the numbers in links to notebooks. The cells with an id in `anchors`
+    get an anchor `at-<id>`. `more` goes to the front matter.
     """
     module, cells = module_of(notebook), []
     for number, cell in enumerate(notebook["cells"]):

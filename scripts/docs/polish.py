@@ -1,4 +1,5 @@
 """What smalldocs' pages lack for readers with a screen reader or a keyboard, put right after rendering."""
+
 import re
 
 NAMED = [  # landmarks of one kind need names that tell them apart

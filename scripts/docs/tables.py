@@ -1,4 +1,5 @@
 """Markdown for figures and where they come from."""
+
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -18,9 +19,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
-def front(title: str, description: str) -> str:
+def front(title: str, description: str, more: str = "") -> str:
     "The head of a generated page."
-    return f'---\ntitle: "{title}"\ndescription: "{description}"\n---'
+    return f'---\ntitle: "{title}"\ndescription: "{description}"\n{more}---'
 
 
 def is_spread(value: object) -> bool:
@@ -34,7 +35,9 @@ def number(value: float) -> str:
         return str(value)
     if isinstance(value, int) or value == int(value):
         return f"{int(value):,}" if abs(value) < 1e15 else f"{value:.3g}"
-    return f"{value:.3f}" if 0.01 <= abs(value) < 100 else f"{value:,.1f}" if 100 <= abs(value) < 1e6 else f"{value:.2e}"
+    return (
+        f"{value:.3f}" if 0.01 <= abs(value) < 100 else f"{value:,.1f}" if 100 <= abs(value) < 1e6 else f"{value:.2e}"
+    )
 
 
 def shown(value: object) -> str:
@@ -63,8 +66,11 @@ def flat(figures: Mapping, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 def machine(run: Mapping) -> str:
     "The class of machine of a run, in words."
     m = run["machine"]
-    return (f"{m['system']}, {m['cores']} cores {m['processor']}, {m['memory_gib']} GiB, {m['accelerator'] or 'no accelerator'}; "
-            f"Python {m['python']}, torch {m['torch']}")
+    return (
+        f"{m['system']}, {m['cores']} cores {m['processor']}, {m['memory_gib']} GiB, "
+        f"{m['accelerator'] or 'no accelerator'}; "
+        f"Python {m['python']}, torch {m['torch']}"
+    )
 
 
 def seeds(run: Mapping) -> str:
