@@ -18,7 +18,7 @@ from pathlib import Path
 
 import smalldocs.site
 import yaml
-from docs import checks, generated, languages, mentions, offline, pages, policy, polish, reference
+from docs import checks, generated, icons, mentions, offline, pages, policy, polish, reference
 
 from mmtutor.course.files import Wheel, fetch
 
@@ -193,10 +193,8 @@ def enliven(site: Path) -> None:
 
 
 def finish(site: Path, known: dict[str, dict[str, str]]) -> None:
-    "Links in code, names for screen readers, links between languages, and the policy: page by page."
-    names = [path.relative_to(site).as_posix() for path in checks.pages_of(site)]
-    languages.build(site, names)
-    for name in names:
+    "Links in code, names for screen readers, and the policy: the last things that change a page."
+    for name in [path.relative_to(site).as_posix() for path in checks.pages_of(site)]:
         text = polish.polished((site / name).read_text(encoding="utf-8"))
         text = mentions.linked(text, known.get(name, {}), "../" * name.count("/"))
         (site / name).write_text(text, encoding="utf-8")
@@ -245,6 +243,7 @@ def build(output: Path, base: str = "") -> list[str]:
         own_everything(built.out)
         enliven(built.out)
         finish(built.out, known)
+        icons.shrink(built.out)
         give_away(built.out, config, present, base)
         offline.archive(built.out)
         found += checks.problems(built.out, ["index.html", *map(page_of, present)])

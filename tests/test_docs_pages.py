@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+import smalldocs
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +24,7 @@ from docs import (  # noqa: E402
     errata,
     generated,
     glossary,
-    languages,
+    icons,
     mentions,
     offline,
     pages,
@@ -460,18 +462,22 @@ def test_landmarks_have_names_and_folds_are_buttons():
     assert 'aria-label="Pages"' in page and 'href="#s-1" role="button"' in page and page.endswith("<td></td>")
 
 
-# Other languages
+# Other parts
+
+def test_only_the_icons_that_are_shown_are_kept(tmp_path):
+    from fontTools.ttLib import TTFont
+
+    vendor = Path(smalldocs.__file__).parent / "assets" / "vendor" / "bootstrap-icons"
+    shutil.copytree(vendor, tmp_path / "site_libs" / "bootstrap-icons")
+    (tmp_path / "index.html").write_text('<i class="bi bi-search"></i>')
+    (tmp_path / "site_libs" / "a.css").write_text('p::before { content: "\\f282"; }')
+    icons.shrink(tmp_path)
+    (font,) = (tmp_path / "site_libs").rglob("*.woff*")
+    assert set(TTFont(font).getBestCmap()) == {0xF52A, 0xF282} and font.stat().st_size < 5_000
+    rules = (tmp_path / "site_libs" / "bootstrap-icons" / "bootstrap-icons.min.css").read_text()
+    assert "bi-search::before" in rules and "bi-alarm" not in rules and "woff2" not in rules and "MIT" in rules
 
 
-def test_pages_in_two_languages_lead_to_each_other():
-    bar = f'<html lang="en">{languages.HERE}">x</a></li>'
-    there = {"attention.html", "zh/attention.html", "zh/only.html", "course/a.html"}
-    assert 'href="zh/attention.html">中文</a>' in languages.switch(bar, "attention.html", there)
-    back = languages.switch(bar, "zh/attention.html", there)
-    assert '<html lang="zh-Hans">' in back and 'hreflang="en" href="../attention.html">English</a>' in back
-    assert languages.switch(bar, "course/a.html", there) == bar and "English" not in languages.switch(
-        bar, "zh/only.html", there
-    )
 
 
 # What can be taken away

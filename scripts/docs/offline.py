@@ -81,10 +81,10 @@ def sitemap(names: Sequence[str], base: str = "") -> str:
 
 
 def search(site: Path) -> None:
-    "The search list once more as a script: pages that are opened from a folder may not read a JSON file."
-    entries = json.loads((site / "search.json").read_text(encoding="utf-8"))
-    script = "window.mmtutorSearch = " + json.dumps(entries, ensure_ascii=False) + ";\n"
-    (site / "site_libs" / "mmtutor" / "search.js").write_text(script, encoding="utf-8")
+    "Every search list once more as a script: pages that are opened from a folder may not read a JSON file."
+    for path in site.rglob("search.json"):
+        script = f"window.mmtutorSearch = {path.read_text(encoding='utf-8').strip()};\n"
+        path.with_suffix(".js").write_text(script, encoding="utf-8")
 
 
 def archive(site: Path) -> Path:

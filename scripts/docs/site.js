@@ -20,7 +20,7 @@
     const plain = window.fetch, offset = document.querySelector('meta[name="smalldocs:offset"]').content;
     window.fetch = (url, ...more) => !String(url).endsWith("search.json") ? plain(url, ...more) : new Promise((done, failed) => {
       const script = document.createElement("script");
-      script.src = `${offset}site_libs/mmtutor/search.js`;
+      script.src = `${offset}search.js`;
       script.onload = () => done({ json: () => window.mmtutorSearch });
       script.onerror = failed;
       document.head.append(script);
