@@ -257,21 +257,22 @@ LOOK = """() => {
 }"""
 
 
-AXE = """async () => {
+AXE = """async known => {
   const told = r => r.violations.map(v => `${v.id}: ${v.nodes.length}, as ${v.nodes[0].html.slice(0, 120)}`);
   const found = { iframes: false, resultTypes: ["violations"] };
   // What stands inside code and formulas are spans alone: their contrast is judged below.
   const plain = { ...found, rules: { "color-contrast": { enabled: false } } };
   const rest = await axe.run({ exclude: ["pre code", ".katex-html"] }, plain);
-  const seen = new Set(), one = [];  // of each kind of text one: the contrast of equals is equal
+  // The contrast of equals is equal: of each kind of text the first one that any page shows.
+  const seen = new Set(known), one = [];
   for (const e of document.querySelectorAll("body *")) {
     if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
     if (!e.getClientRects().length || e.closest(".katex-mathml, .katex-html *")) continue;
     const kind = [e, e.parentElement, e.parentElement.parentElement].map(o => o.tagName + "." + o.className).join(" ");
     if (!seen.has(kind)) seen.add(kind), one.push(e);
   }
-  const contrast = await axe.run({ include: one }, { ...found, runOnly: ["color-contrast"] });
-  return [...told(rest), ...told(contrast)];
+  const contrast = one.length ? await axe.run({ include: one }, { ...found, runOnly: ["color-contrast"] }) : null;
+  return { said: [...told(rest), ...contrast ? told(contrast) : []], known: [...seen] };
 }"""
 SETTINGS = [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)]
 JUDGED = {("light", 1280), ("dark", 390)}  # by axe; the other two have the same colours and the same shape
@@ -281,7 +282,7 @@ JUDGED = {("light", 1280), ("dark", 390)}  # by axe; the other two have the same
 def visits(build, chromium, address) -> dict[tuple[str, str, int], dict]:
     "Every page, loaded once and looked at in light and in dark, on a desk and on a phone."
     axe = Path(importlib.util.find_spec("axe_playwright_python").origin).with_name("axe.min.js").read_text("utf-8")
-    found, foreign, said = {}, [], []
+    found, foreign, said, known = {}, [], [], {"light": [], "dark": []}
     page = opened(chromium)
     page.route(lambda url: not url.startswith((address, "data:", "blob:")),
                lambda r: (foreign.append(r.request.url), r.abort()))
@@ -300,8 +301,10 @@ def visits(build, chromium, address) -> dict[tuple[str, str, int], dict]:
             page.set_viewport_size({"width": width, "height": 900})
             page.wait_for_function("dark => document.documentElement.classList.contains('quarto-dark') === dark",
                                    arg=scheme == "dark")
-            seen = page.evaluate(LOOK) | {"wide": page.evaluate(TOO_WIDE)}
-            seen["axe"] = page.evaluate(AXE) if (scheme, width) in JUDGED else []
+            seen = page.evaluate(LOOK) | {"wide": page.evaluate(TOO_WIDE), "axe": []}
+            if (scheme, width) in JUDGED:
+                judged = page.evaluate(AXE, known[scheme])
+                known[scheme], seen["axe"] = judged["known"], judged["said"]
             found[name, scheme, width] = seen | {"foreign": list(foreign), "said": list(said)}
     page.close()
     return found
@@ -364,6 +367,7 @@ def test_another_folder_is_not_overwritten(tmp_path):
 
 @pytest.mark.browser
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # `visits` opens every page; a busy machine is not an error
 class TestInChromium:
     def test_no_error_and_no_other_host(self, visits):
         assert len(visits) >= 30
@@ -508,13 +512,12 @@ class TestInChromium:
         assert any("<script> is active content" in line for line in checks.problems(site, []))
         server, asked = serve(site), []
         page = opened(chromium)
-        page.on("request", lambda r: asked.append(r.url))
+        page.on("request", lambda r: asked.append(r))
         page.goto(f"http://127.0.0.1:{server.server_port}/")
-        page.locator("#go").click()
-        page.locator("#send").click()
+        page.evaluate("document.querySelector('#go').click(), document.querySelector('#send').click()")
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.dataset.ran") is None
-        assert [url for url in asked if "elsewhere" in url] == []
-        assert page.url.startswith("http://127.0.0.1") and page.get_by_label("Search").count() > 0
+        assert {r.failure for r in asked if "elsewhere" in r.url} <= {"csp"}, "stopped before it left"
+        assert page.url.startswith("http://127.0.0.1") and "Text" in page.inner_text("main")
         page.close()
         server.shutdown()
