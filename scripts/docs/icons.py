@@ -23,7 +23,7 @@ def subset(font: bytes, codes: set[str]) -> bytes:
     from fontTools import subset as tool
     from fontTools.ttLib import TTFont
     logging.getLogger("fontTools").setLevel(logging.ERROR)  # two stray bytes in the font's list of names
-    found = TTFont(io.BytesIO(font), recalcTimestamp=False)
+    found = TTFont(io.BytesIO(font), recalcTimestamp=False, recalcBBoxes=False)
     options = tool.Options(flavor="woff", notdef_outline=True, layout_features=[])
     worker = tool.Subsetter(options)
     worker.populate(unicodes=[int(c, 16) for c in codes])
