@@ -322,12 +322,15 @@ def test_a_record_from_a_gpu_is_shown_and_judged(tmp_path):
         "full, as written": {"seconds": 0.1, "MFU": 0.5, "turns": spread(0.1)},
         "frozen, as written": {"seconds": 0.1, "MFU": 0.2, "turns": spread(0.1)},
     }
+    memory = {"whole/64": {"seconds": 1, "peak MiB": 900}, "whole/256": {"seconds": 6, "peak MiB": 3000}}
+    memory["whole/8192"] = None  # it did not fit
     records = {
-        "gpu-model": run({"speed": speed, "memory": {"whole batch/64": None}}),
+        "gpu-model": run({"speed": speed, "memory": memory}),
         "gpu-parity": run({"attend/float32": 1e-7}),
     }
     page = benchmarks.page(records, tmp_path, ROOT / "mmtutor" / "course" / "widgets")
     assert "## gpu-model" in page and "## gpu-parity" in page and "1.00e-07" in page and "No run on a GPU" not in page
+    assert "(/media/gpu-model-memory-peak-MiB.svg){fig-alt=" in page and "whole: 900 to 3000" in page
     assert re.search(r"\| full GPU run \|.*full, as written 50 %.*\| reached \|", page)
 
 

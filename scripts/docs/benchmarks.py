@@ -50,13 +50,15 @@ def split(title: str, found: Mapping) -> dict[str, dict]:
 
 
 def curves(figures: Mapping) -> dict[str, dict[str, dict[float, float]]]:
-    "Groups of plain numbers whose names end in a size, `way/256`: group → way → size → number."
+    "Numbers, or parts that hold numbers, whose names end in a size, `way/256`: group → way → size → number."
     found: dict[str, dict[str, dict[float, float]]] = {}
     for title, group in figures.items():
         for key, value in group.items() if isinstance(group, Mapping) else ():
             way, _, size = str(key).rpartition("/")
-            if way and size.isdigit() and isinstance(value, int | float):
-                found.setdefault(title, {}).setdefault(way, {})[float(size)] = value
+            parts = {f"{title}, {k}": v for k, v in value.items()} if isinstance(value, Mapping) else {title: value}
+            for name, one in parts.items():
+                if way and size.isdigit() and isinstance(one, int | float) and one > 0:
+                    found.setdefault(name, {}).setdefault(way, {})[float(size)] = one
     return found
 
 
@@ -156,7 +158,7 @@ def page(records: Mapping[str, Mapping], folder: Path, widgets: Path) -> str:
             )
             parts.append(drawing.figure(file, alt, f"{title}. Ratio and spread over the turns."))
         for title, found in curves(run["figures"]).items():
-            file = f"media/{name}-{title}.svg"
+            file = f"media/{name}-{re.sub(r'[^a-zA-Z]+', '-', title)}.svg"
             draw_curves(title, str(run["figures"].get("unit", "")), found, folder / file)
             alt = f"{title} against size for " + "; ".join(
                 f"{w}: {min(v.values()):g} to {max(v.values()):g}" for w, v in found.items()
