@@ -1,11 +1,13 @@
 """The docs site, built once and read in Chromium: nothing missing, nothing broken, nothing from another host."""
 import http.server
+import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import build_docs  # noqa: E402
-from docs import checks, pages, reference  # noqa: E402
+import smalldocs.site  # noqa: E402
+from docs import checks, generated, pages, reference  # noqa: E402
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update"]
@@ -188,17 +191,22 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def address(build):
+def serve(folder: Path) -> http.server.ThreadingHTTPServer:
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args, **more):
-            super().__init__(*args, directory=str(build[0]), **more)
+            super().__init__(*args, directory=str(folder), **more)
 
         def log_message(self, *args):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.fixture(scope="module")
+def address(build):
+    server = serve(build[0])
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
 
@@ -249,29 +257,55 @@ LOOK = """() => {
 }"""
 
 
+AXE = """async known => {
+  const told = r => r.violations.map(v => `${v.id}: ${v.nodes.length}, as ${v.nodes[0].html.slice(0, 120)}`);
+  const found = { iframes: false, resultTypes: ["violations"] };
+  // What stands inside code and formulas are spans alone: their contrast is judged below.
+  const plain = { ...found, rules: { "color-contrast": { enabled: false } } };
+  const rest = await axe.run({ exclude: ["pre code", ".katex-html"] }, plain);
+  // The contrast of equals is equal: of each kind of text the first one that any page shows.
+  const seen = new Set(known), one = [];
+  for (const e of document.querySelectorAll("body *")) {
+    if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
+    if (!e.getClientRects().length || e.closest(".katex-mathml, .katex-html *")) continue;
+    const kind = [e, e.parentElement, e.parentElement.parentElement].map(o => o.tagName + "." + o.className).join(" ");
+    if (!seen.has(kind)) seen.add(kind), one.push(e);
+  }
+  const contrast = one.length ? await axe.run({ include: one }, { ...found, runOnly: ["color-contrast"] }) : null;
+  return { said: [...told(rest), ...contrast ? told(contrast) : []], known: [...seen] };
+}"""
+SETTINGS = [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)]
+JUDGED = {("light", 1280), ("dark", 390)}  # by axe; the other two have the same colours and the same shape
+
+
 @pytest.fixture(scope="module")
-def visits(build, chromium, address) -> dict[tuple[str, str], dict]:
-    "Every page, loaded once: looked at in light and in dark, and how far it is too wide for a phone."
-    found, foreign, said = {}, [], []
+def visits(build, chromium, address) -> dict[tuple[str, str, int], dict]:
+    "Every page, loaded once and looked at in light and in dark, on a desk and on a phone."
+    axe = Path(importlib.util.find_spec("axe_playwright_python").origin).with_name("axe.min.js").read_text("utf-8")
+    found, foreign, said, known = {}, [], [], {"light": [], "dark": []}
     page = opened(chromium)
     page.route(lambda url: not url.startswith((address, "data:", "blob:")),
                lambda r: (foreign.append(r.request.url), r.abort()))
     page.on("console", lambda m: said.append(f"{m.type}: {m.text}"))
     page.on("pageerror", lambda e: said.append(f"error: {e}"))
     page.on("response", lambda r: said.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    for file in sorted(build[0].rglob("*.html")):
+    for file in checks.pages_of(build[0]):
         name = file.relative_to(build[0]).as_posix()
         foreign.clear(), said.clear()
         page.emulate_media(color_scheme="light", reduced_motion="reduce")  # no fading while colours are read
-        page.goto(address + name, wait_until="load")
-        page.set_viewport_size({"width": 390, "height": 900})
-        wide = page.evaluate(TOO_WIDE)
         page.set_viewport_size({"width": 1280, "height": 900})
-        for scheme in ("light", "dark"):
+        page.goto(address + name, wait_until="load")
+        page.evaluate(axe)
+        for scheme, width in SETTINGS:
             page.emulate_media(color_scheme=scheme)
+            page.set_viewport_size({"width": width, "height": 900})
             page.wait_for_function("dark => document.documentElement.classList.contains('quarto-dark') === dark",
                                    arg=scheme == "dark")
-            found[name, scheme] = page.evaluate(LOOK) | {"wide": wide, "foreign": list(foreign), "said": list(said)}
+            seen = page.evaluate(LOOK) | {"wide": page.evaluate(TOO_WIDE), "axe": []}
+            if (scheme, width) in JUDGED:
+                judged = page.evaluate(AXE, known[scheme])
+                known[scheme], seen["axe"] = judged["known"], judged["said"]
+            found[name, scheme, width] = seen | {"foreign": list(foreign), "said": list(said)}
     page.close()
     return found
 
@@ -288,7 +322,39 @@ def test_every_notebook_and_every_module_has_a_page(build):
     site, _ = build
     wanted = {build_docs.place(p).replace(".ipynb", ".html") for p in build_docs.notebooks()} | {"index.html"}
     wanted |= {f"api/{m}.html" for m in reference.modules(ROOT / "mmtutor")} | {"api/index.html"}
-    assert wanted <= {p.relative_to(site).as_posix() for p in site.rglob("*.html")}
+    wanted |= {name.replace(".md", ".html") for name in generated.TITLES}
+    wanted |= {f"results/{p.stem}.html" for p in (ROOT / "results").glob("*.json") if p.stem != "claims"}
+    assert wanted <= {p.relative_to(site).as_posix() for p in checks.pages_of(site)}
+
+
+@pytest.mark.slow
+def test_pages_lead_to_the_next_and_the_previous(build):
+    site, _ = build
+    config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
+    named = [build_docs.page_of(Path(n)) for n in build_docs.listed(config["website"]["sidebar"]["contents"])]
+    text = (site / named[1]).read_text("utf-8")
+    (bar,) = re.findall(r'<nav [^>]*aria-label="Previous and next page".*?</nav>', text, re.S)
+    assert re.findall(r'href="([^"]+)"', bar) == [named[0], named[2]]
+    for name in ("claims.html", "errata.html", "glossary.html", "api/index.html"):
+        assert "pagination-link" in (site / name).read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_everything_can_be_taken_away(build):
+    site, _ = build
+    for path in build_docs.notebooks():
+        file = site / "notebooks" / path.relative_to("nbs")
+        assert file.read_bytes() == (ROOT / path).read_bytes()
+        page = site / build_docs.page_of(path)
+        (href,) = re.findall(r'<a href="([^"]+)" download>Download this notebook', page.read_text("utf-8"))
+        assert (page.parent / href).resolve() == file.resolve()
+    assert 'href="mmtutor-site.zip" download' in (site / "index.html").read_text("utf-8")
+    linked = re.findall(r"\]\(([^)]+)\)", (site / "llms.txt").read_text("utf-8"))
+    assert len(linked) > len(build_docs.notebooks()) and all((site / place).is_file() for place in linked)
+    carried = re.compile(r";base64,[A-Za-z0-9+/]{200}")
+    assert not [p for p in site.rglob("*.llms.md") if carried.search(p.read_text("utf-8"))]
+    places = re.findall(r"<loc>([^<]+)</loc>", (site / "sitemap.xml").read_text("utf-8"))
+    assert sorted(places) == sorted(p.relative_to(site).as_posix() for p in checks.pages_of(site))
 
 
 @pytest.mark.slow
@@ -301,6 +367,7 @@ def test_another_folder_is_not_overwritten(tmp_path):
 
 @pytest.mark.browser
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # `visits` opens every page; a busy machine is not an error
 class TestInChromium:
     def test_no_error_and_no_other_host(self, visits):
         assert len(visits) >= 30
@@ -318,9 +385,12 @@ class TestInChromium:
 
     def test_text_stands_out_from_its_ground(self, visits):
         assert {k: v["weak"] for k, v in visits.items() if v["weak"]} == {}
-        assert all(v["ground"] < 0.1 if scheme == "dark" else v["ground"] > 0.8 for (_, scheme), v in visits.items())
+        assert all(v["ground"] < 0.1 if k[1] == "dark" else v["ground"] > 0.8 for k, v in visits.items())
 
-    def test_a_phone_scrolls_in_one_direction(self, visits):
+    def test_axe_finds_nothing(self, visits):
+        assert {k: v["axe"] for k, v in visits.items() if v["axe"]} == {}
+
+    def test_a_screen_scrolls_in_one_direction(self, visits):
         assert {k: v["wide"] for k, v in visits.items() if v["wide"] > 0} == {}
 
     def test_search_finds_a_term_and_leads_to_it(self, chromium, address):
@@ -343,7 +413,10 @@ class TestInChromium:
 
     def test_interactive_figures_live_on_the_site_and_follow_its_theme(self, build, chromium, address):
         for module in (ROOT / "mmtutor" / "course" / "widgets").glob("*.js"):
-            assert (build[0] / "site_libs" / "figures" / module.name).read_bytes() == module.read_bytes()
+            text = (build[0] / "site_libs" / "figures" / f"{module.stem}.text.js").read_text("utf-8")
+            name, _, source = text.partition(" = ")
+            assert name == f'window.mmtutorModules["{module.stem}"]'
+            assert json.loads(source.rstrip(";\n")) == module.read_text("utf-8")
         page = opened(chromium)
         page.emulate_media(color_scheme="light")
         page.goto(address + "course/interactive.html")
@@ -376,3 +449,75 @@ class TestInChromium:
         page.wait_for_timeout(100)
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
         page.close()
+
+    def test_a_figure_on_its_page_answers_to_keyboard_and_mouse(self, chromium, address):
+        page = opened(chromium)
+        page.goto(address + "attention.html")
+        figure = page.locator(".mmtutor-figure[data-figure=softmax]").first
+        figure.scroll_into_view_if_needed()
+        figure.locator("iframe").wait_for()
+        frame = figure.locator("iframe").element_handle().content_frame()
+        frame.locator(".mmt").wait_for()
+        values = [figure.get_attribute("data-values")]
+        bars = frame.get_by_role("slider")
+        bars.nth(1).press("ArrowUp")
+        page.wait_for_function("([f, old]) => f.dataset.values !== old", arg=[figure.element_handle(), values[0]])
+        values.append(figure.get_attribute("data-values"))
+        box = bars.nth(1).bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2 - 30, steps=4)
+        page.mouse.up()
+        page.wait_for_function("([f, old]) => f.dataset.values !== old", arg=[figure.element_handle(), values[1]])
+        page.close()
+
+    def test_the_zip_is_the_site_without_a_server(self, build, chromium, tmp_path):
+        with zipfile.ZipFile(build[0] / "mmtutor-site.zip") as file:
+            file.extractall(tmp_path)
+        root, said = tmp_path / "mmtutor-site", []
+        page = opened(chromium)
+        page.on("console", lambda m: said.append(f"{m.type}: {m.text}"))
+        page.on("pageerror", lambda e: said.append(f"error: {e}"))
+        page.goto((root / "index.html").as_uri())
+        assert "offline copy" in page.inner_text("main")
+        page.goto((root / "attention.html").as_uri())
+        page.wait_for_load_state("load")
+        assert page.locator("span.math .katex-html").count() == page.locator("span.math").count() > 20
+        figure = page.locator(".mmtutor-figure").first
+        figure.scroll_into_view_if_needed()
+        page.wait_for_function("f => f.dataset.state === 'live'", arg=figure.element_handle())
+        page.get_by_label("Search").first.fill("Okabe")
+        page.locator(".smalldocs-search-results a[href*='course/figures.html']").first.click()
+        page.wait_for_url("**/course/figures.html*")
+        assert said == []
+        page.close()
+
+    def test_nothing_that_a_notebook_brings_runs(self, chromium, tmp_path):
+        mark = "document.documentElement.dataset.ran = 1; parent.document.documentElement.dataset.ran = 1"
+        hostile = (f"<script>{mark}</script><img alt=x src=gone.png onerror='{mark}'>"
+                   f"<a id=go href='javascript:{mark}'>go</a><iframe srcdoc=\"<script>{mark}</script>\"></iframe>"
+                   "<script src='https://elsewhere.example/x.js'></script>"
+                   "<object data='https://elsewhere.example/x'></object>"
+                   f"<svg onload='{mark}'></svg>"
+                   "<form action='https://elsewhere.example/'><button id=send>s</button></form>")
+        output = {"output_type": "display_data", "metadata": {}, "data": {"text/html": [hostile]}}
+        notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [
+            cell("markdown", f"# T\n\n<script>{mark}</script>\n\nText"),
+            cell("code", "1", id="c2") | {"outputs": [output]}]}
+        (tmp_path / "index.ipynb").write_text(json.dumps(pages.to_page(notebook, {})))
+        (tmp_path / "_quarto.yml").write_text("project:\n  type: website\nwebsite:\n  title: t\nformat:\n  html:\n"
+                                              "    theme:\n      light: cosmo\n      dark: darkly\n")
+        site = smalldocs.site.build(tmp_path, quiet=True).out
+        build_docs.finish(site, {})
+        assert any("<script> is active content" in line for line in checks.problems(site, []))
+        server, asked = serve(site), []
+        page = opened(chromium)
+        page.on("request", lambda r: asked.append(r))
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        page.evaluate("document.querySelector('#go').click(), document.querySelector('#send').click()")
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.dataset.ran") is None
+        assert {r.failure for r in asked if "elsewhere" in r.url} <= {"csp"}, "stopped before it left"
+        assert page.url.startswith("http://127.0.0.1") and "Text" in page.inner_text("main")
+        page.close()
+        server.shutdown()

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import build_docs  # noqa: E402
+from docs import offline  # noqa: E402
 
 WIDGETS = sorted((ROOT / "mmtutor" / "course" / "widgets").glob("*.js"))
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -223,7 +224,8 @@ def address(tmp_path_factory):
         text = PAGE % "".join(f.static() for f in found)
         (site / f"{name}.html").write_text(text.replace('"softmax"', '"gone"') if name == "broken" else text, "utf-8")
     build_docs.enliven(site)
-    (site / "site_libs" / "figures" / "gone.js").write_text("export default { render() { throw new Error('no'); } };")
+    broken = offline.module_text("gone", "export default { render() { throw new Error('no'); } };")
+    (site / "site_libs" / "figures" / "gone.text.js").write_text(broken)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args, **more):

@@ -13,13 +13,22 @@ QUIET = {"script", "style", "code", "pre", "textarea"}
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
 
+ACTING = re.compile(r"\s*(?:javascript|vbscript|data:text)", re.I)
+FOREIGN = {"iframe", "object", "embed", "form", "base", "style", "applet", "frame"}  # what no notebook may bring
+
+
+def pages_of(site: Path) -> list[Path]:
+    "The pages of a site, without what belongs to its scripts."
+    return sorted(p for p in site.rglob("*.html") if p.relative_to(site).parts[0] != "site_libs")
+
+
 class Page(HTMLParser):
-    "The ids, links, loaded files, pictures without alt text, and running text of one page."
+    "The ids, links, loaded files, pictures without alt text, what could act, and running text of one page."
 
     def __init__(self, text: str):
         super().__init__()
         self.ids, self.links, self.loads, self.no_alt, self.title, self.media = set(), [], [], [], "", []
-        self.text, self.open = [], []
+        self.text, self.open, self.active = [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -27,6 +36,12 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.open.append((tag, found.get("class", "")))
         self.text += ["\n"] * (tag in BLOCKS)
+        inline = tag == "script" and not found.get("src")
+        refresh = tag == "meta" and found.get("http-equiv", "").lower() == "refresh"
+        self.active += [f"<{tag}>"] * (tag in FOREIGN or inline or refresh)
+        self.active += [f"{name}=" for name in found if name.startswith("on") or name == "srcdoc"]
+        leads = [found[name] for name in ("href", "src", "xlink:href") if name in found]
+        self.active += [f"{url.split(':')[0]}: link" for url in leads if ACTING.match(url)]
         self.ids |= {found["id"]} if "id" in found else set()
         if tag == "a" and "href" in found:
             self.links.append(found["href"])
@@ -51,7 +66,7 @@ class Page(HTMLParser):
 
 def problems(site: Path, wanted: list[str]) -> list[str]:
     "Everything wrong with the site in `site`, one line each; `wanted` are the pages that must be there."
-    pages = {p.relative_to(site).as_posix(): Page(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html"))}
+    pages = {p.relative_to(site).as_posix(): Page(p.read_text(encoding="utf-8")) for p in pages_of(site)}
     found = [f"{name}: the page is missing" for name in wanted if name not in pages]
     for name, page in pages.items():
         media = {(site / name).parent / unquote(urlsplit(url).path) for url in page.media if not urlsplit(url).scheme}
@@ -60,6 +75,8 @@ def problems(site: Path, wanted: list[str]) -> list[str]:
             found.append(f"{name}: {size / 1e6:.2f} MB, more than {LARGEST / 1e6} MB: use fewer or smaller pictures")
         found += [f"{name}: a picture without alt text ({src}…): show it with figures.show" for src in page.no_alt]
         found += [f"{name}: loads {url} from another host" for url in page.loads if urlsplit(url).netloc]
+        found += [f"{name}: {what} is active content, which the policy of the site stops: take it out of the notebook"
+                  for what in dict.fromkeys(page.active)]
         found += [f"{name}: no title"] * (not page.title.strip())
         found += [f"{name}: a formula that is not rendered: {m}"
                   for m in re.findall(r"\$[^$\n]{1,60}\$", "".join(page.text))]

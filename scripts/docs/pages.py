@@ -6,7 +6,7 @@ cell that contains an import.
 """
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -70,15 +70,17 @@ def link_pages(markdown: str) -> str:
     return NOTEBOOK_LINK.sub(page, markdown)
 
 
-def link_names(markdown: str, module: str | None, index: Mapping[str, str]) -> str:
+def link_names(markdown: str, module: str | None, index: Mapping[str, str],
+               near: Mapping[str, str] | None = None) -> str:
     """Names in backticks as links into the reference.
 
-    A bare name is linked on the page of its own module; elsewhere only a name that cannot be an ordinary word (it has a
-    capital or an underscore), or one with its module in front.
+    A bare name is linked on the page of its own module and where the notebook imports it (`near`: name → place);
+    elsewhere only a name that cannot be an ordinary word (it has a capital or an underscore), or one with its module
+    in front.
     """
     def link(match: re.Match) -> str:
         name = match[1]
-        own = index.get(f"{module}.{name}")
+        own = index.get(f"{module}.{name}") or (near or {}).get(name)
         far = index.get(name) if re.search(r"[A-Z]|._.|\.", name) else None
         return f"[{match[0]}]({own or far})" if own or far else match[0]
 
@@ -107,11 +109,13 @@ def title_of(notebook: Mapping) -> str:
     return front_matter(text(notebook["cells"][0]))[0].get("title", "") if notebook["cells"] else ""
 
 
-def to_page(notebook: dict, index: Mapping[str, str], *, numbered: bool = False, **more: str) -> dict:
+def to_page(notebook: dict, index: Mapping[str, str], *, numbered: bool = False, near: Mapping[str, str] | None = None,
+            anchors: Collection[str] = (), **more: str) -> dict:
     """The notebook as the site shows it: front matter, no directives, hidden cells gone, names and pages linked.
 
-    `index` maps `module.name` and `name` to places in the reference; empty leaves names alone.
-    `numbered` keeps the numbers in links to notebooks. `more` goes to the front matter.
+    `index` maps `module.name` and `name` to places in the reference; empty leaves names alone; `near` has the names
+    that this notebook imports. `numbered` keeps the numbers in links to notebooks. The cells with an id in `anchors`
+    get an anchor `at-<id>`. `more` goes to the front matter.
     """
     module, cells = module_of(notebook), []
     for number, cell in enumerate(notebook["cells"]):
@@ -122,16 +126,17 @@ def to_page(notebook: dict, index: Mapping[str, str], *, numbered: bool = False,
                 meta, source = front_matter(source)
                 front = f"---\n{yaml.safe_dump(meta | more, allow_unicode=True, width=10**6)}---"
                 cells.append({"cell_type": "raw", "metadata": {}, "id": "front", "source": front})
-            cell["source"] = link_names(source if numbered else link_pages(source), module, index)
+            cell["source"] = link_names(source if numbered else link_pages(source), module, index, near)
             cells += [cell] if cell["source"].strip() else []
         elif cell["cell_type"] == "code":
             found, cell["source"] = directives(text(cell))
             if HIDDEN & found.keys():
                 continue
             names = defined(text(notebook["cells"][number])) if EXPORTED & found.keys() else []
-            if names:
-                anchors = "".join(f'<a id="mmtutor.{module}.{n}" class="exported-anchor"></a>' for n in names)
-                cells.append({"cell_type": "markdown", "metadata": {}, "id": f"at-{number}", "source": anchors})
+            ids = [f"mmtutor.{module}.{n}" for n in names] + ([f"at-{cell['id']}"] if cell.get("id") in anchors else [])
+            if ids:
+                places = "".join(f'<a id="{i}" class="exported-anchor"></a>' for i in ids)
+                cells.append({"cell_type": "markdown", "metadata": {}, "id": f"at-{number}", "source": places})
             cells += [cell] if cell["source"].strip() else []
             if names:
                 into = f"`mmtutor.{module}`: " + ", ".join(
