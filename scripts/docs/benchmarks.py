@@ -1,18 +1,21 @@
 """The page of benchmarks: speed and memory beside others, drawn and judged from results/ alone."""
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import budgets, drawing, results, tables
+from . import drawing, results, tables
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import budgets  # noqa: E402
 
 INTRO = """How the course's blocks, its training step and its front end compare with those of others that do the same
 work, side by side in one process, in turns. A point is a ratio, a bar its spread over the turns. Both are read from
 `results/`; each section says the command that measures anew. Ratios travel from one machine to another better
 than seconds, and not perfectly: the machine is named with each."""
 MISSING = (
-    "*No run on a GPU is recorded. `python scripts/gpu_run.py` and `python benchmarks/attention.py` write one where a "
-    "GPU is at hand.*"
+    "*No run on a GPU is recorded. `python scripts/gpu_run.py` (`make bench-gpu`) writes one where a GPU is at hand.*"
 )
 
 
@@ -117,10 +120,10 @@ def draw(title: str, found: Mapping[str, tuple[float, float]], file: Path) -> No
 def judged(records: Mapping[str, Mapping]) -> list[list[str]]:
     "The budgets as rows: what, the goal, what was found, the verdict."
     rows = []
-    for what, goal, judge in budgets.BUDGETS:
-        found = judge(records)
-        figure = f"{found.figure} ([run](/results/{found.record}.md))" if found else ""
-        rows.append([what, goal, figure, budgets.said(found)])
+    for budget in budgets.BUDGETS:
+        found = budgets.judge(budget, records.get(budget.record, {}).get("figures"))
+        run = f" ([run](/results/{found.record}.md))" if found.found else ""
+        rows.append([found.what, found.to_reach, f"{found.found}{run}", found.verdict])
     return rows
 
 

@@ -20,13 +20,11 @@ def short(verdict: str) -> str:
     return next(v for v in VERDICTS if verdict.startswith(v))
 
 
-def every(listed: Sequence[Mapping], recorded: Mapping[str, Mapping]) -> list[tuple[str, str, str, Mapping | None]]:
-    "Id, wording, what is measured, and the recorded run if there is one: all that are listed or recorded, by id."
-    known = {entry["id"]: entry for entry in listed}
-    return [
-        (id, recorded.get(id, known.get(id))["claim"], known.get(id, {}).get("test", ""), recorded.get(id))
-        for id in sorted(known | recorded)
-    ]
+def every(listed: Mapping[str, str], how: Mapping[str, str], recorded: Mapping[str, Mapping]) -> list[tuple]:
+    "Id, wording, what is measured, and the recorded run if there is one, of all that are listed."
+    if odd := sorted((how.keys() ^ listed.keys()) | (recorded.keys() - listed.keys())):
+        raise ValueError(f"claims: {', '.join(odd)}: not in all of 19_verdicts, claims.yml, claims.json")
+    return [(id, claim, how[id], recorded.get(id)) for id, claim in listed.items()]
 
 
 def where(cells: Sequence[Cell], chapter: str, pages: Mapping[str, tuple[str, str]]) -> list[str]:
@@ -57,18 +55,18 @@ def spread(figures: Mapping, id: str) -> str:
 
 
 def page(
-    listed: Sequence[Mapping],
+    listed: Mapping[str, str],  # id → wording
+    how: Mapping[str, str],  # id → what is measured
     recorded: Mapping[str, Mapping],
     readers: Mapping[str, Sequence[Cell]],
     pages: Mapping[str, tuple[str, str]],
 ) -> str:
     "The page as Markdown; `pages` maps a notebook's name to its place and title."
     rows, parts = [], []
-    for id, claim, test, run in every(listed, recorded):
+    for id, claim, test, run in every(listed, how, recorded):
         rows.append([f"[{id}](#claim-{id})", claim, short(run["verdict"]) if run else WAITING])
         parts.append(f"## {id}: {tables.cell(claim)} {{#claim-{id}}}")
-        if test:
-            parts.append(f"Measured: {tables.cell(test)}.")
+        parts.append(f"Measured: {tables.cell(test)}.")
         if run is None:
             parts.append(f"**Verdict: {WAITING}.** No run is recorded.")
             continue

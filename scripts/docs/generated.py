@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from mmtutor.verdicts import CLAIMS
+
 from . import architecture, benchmarks, cells, claims, errata, glossary, pages, results
 
 HERE = Path(__file__).resolve().parent
@@ -51,10 +53,10 @@ def build(course: Course, folder: Path) -> set[str]:
         return cell
 
     used |= {cell.id for found in by_record.values() for cell in found}
-    listed = yaml.safe_load((HERE / "claims.yml").read_text(encoding="utf-8"))
+    how = yaml.safe_load((HERE / "claims.yml").read_text(encoding="utf-8"))
     entries = yaml.safe_load((HERE / "errata.yml").read_text(encoding="utf-8"))
     found = results.build(records, by_record)
-    found["claims.md"] = claims.page(listed, recorded, by_record, by_name)
+    found["claims.md"] = claims.page(CLAIMS, how, recorded, by_record, by_name)
     found["errata.md"] = errata.page(entries, find, recorded)
     found["benchmarks.md"] = benchmarks.page(records, folder, course.root / "mmtutor" / "course" / "widgets")
     found["architecture.md"] = architecture.page(
