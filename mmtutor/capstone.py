@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['LEARNING', 'TOP', 'WAYS', 'new_model', 'first_stage', 'train_one', 'measure', 'costs', 'jobs', 'claim_folder',
-           'gather', 'ahead', 'run']
+           'gather', 'ahead', 'run', 'run_together', 'main']
 
 # %% ../nbs/19_capstone.ipynb #5e691aee
+import argparse
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +34,10 @@ from .finetune import FinetuneConfig, finetune
 from .freezing import freeze
 from .inputs import MODALITIES, PROFILES, Bank, Profile, bank, device, pretrained, tasks_of
 from .multimodal import MultimodalConfig, MultimodalModel
+from .processes import RankLost, Team, team
 from .questions import (
     HEADLINES, NAMELESS, baselines, calibrate_odd, called, cell, evaluate, loss_function, score, tables)
+from .scaling import finetune_distributed
 
 # %% ../nbs/19_capstone.ipynb #1a23b165
 LEARNING = {"frozen": (), "longer": (), "top": ("picture", "sound"), "all": ("picture", "sound"),
@@ -65,11 +70,12 @@ def first_stage(name: str) -> str | None:
 
 
 def train_one(name: str, profile: Profile, banks: Mapping[str, Bank], encoders: Mapping[str, nn.Module], runs: Path,
-              progress: bool = True) -> dict:
+              progress: bool = True, us: Team | None = None) -> dict:
     """Train and evaluate the model `regime/fusion/asked/learning rate/seed`, or read what an earlier call found.
 
     Its folder is `runs/name`. Checkpoints lie there, so that a killed run goes on; result.json is written at the end.
     A second stage goes on from the model of its first one, under the same `runs`.
+    Ranks of a team `us` train together; rank 0 evaluates and writes, the others return {}.
     """
     folder = runs / name
     path = folder / "result.json"
@@ -89,8 +95,12 @@ def train_one(name: str, profile: Profile, banks: Mapping[str, Bank], encoders: 
         accumulate=profile.accumulate, learning_rate=profile.second_learning_rate if before else float(rate),
         encoder_learning_rate=profile.encoder_learning_rate, weight_decay=0.05, seed=int(seed), keep=1,
         precision=profile.precision)
-    history = finetune(model, loss_function(banks["train"], asked.split("+")), banks["train"], config,
-                       folder=folder / "checkpoints", progress=progress)
+    fit = finetune if us is None else partial(finetune_distributed, us=us)
+    place = folder / ("checkpoints" if us is None else "together")  # they draw other random numbers
+    history = fit(model, loss_function(banks["train"], asked.split("+")), banks["train"], config,
+                  folder=place, progress=progress)
+    if us is not None and us.rank:
+        return {}
     validation, _ = evaluate(model, banks["validation"], [k.split("/")[2] for k in HEADLINES if "/" in k])
     calibrate_odd(model, banks["validation"])
     test, found = evaluate(model, banks["test"])
@@ -105,7 +115,7 @@ def train_one(name: str, profile: Profile, banks: Mapping[str, Bank], encoders: 
     model.save(folder / "model")
     with atomically(path) as part:
         part.write_text(json.dumps(result), encoding="utf-8")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)
     return result
 
 # %% ../nbs/19_capstone.ipynb #652ecb04
@@ -203,6 +213,7 @@ def run(
     folder: Path | str | None = None,  # for checkpoints, models and the report; None: runs/<profile>
     fresh: bool = False,               # forget an earlier run in that folder
     progress: bool = True,
+    command: str | None = None,        # what began it, if not `mmtutor run`; the record then stays in the folder
 ) -> dict:
     """The whole run: data, features, baselines, every model and seed, evaluation, record, report.
 
@@ -233,9 +244,9 @@ def run(
         {name.rsplit("/", 1)[0] for name in runs}, key=lambda kind: -np.mean(
             [score(r["validation"]) for n, r in runs.items() if n.startswith(f"{kind}/")]))}
     results["parameters"] = {name.rsplit("/", 1)[0]: r["parameters"] for name, r in runs.items()}
-    command = "mmtutor run" + ("" if profile == "frozen" else f" --profile {profile}")
-    command = f"capstone.run({settings})" if profile == "own" else command
-    kept = None if checkout() and profile not in ("quick", "own") else folder
+    kept = None if checkout() and profile not in ("quick", "own") and command is None else folder
+    own = f"capstone.run({settings})" if profile == "own" else f"mmtutor run --profile {profile}"
+    command = command or ("mmtutor run" if profile == "frozen" else own)
     path = record(f"capstone-{profile}", command, settings.seeds, results, kept, begun)
     drawn = {called(kind): found for kind, found in results["test"].items() if "/picture+sound/" in kind}
     page = write_report(folder / "report.html", command, tables(results), HEADLINES, drawn, runs,
@@ -244,3 +255,50 @@ def run(
         say(as_text(table))
     say(f"\nfigures: {path}\nreport:  {page.resolve()}")
     return results
+
+# %% ../nbs/19_capstone.ipynb #d497eed5
+def run_together(profile: str, us: Team, *, folder: Path | str | None = None, fresh: bool = False) -> dict:
+    """`run` on all ranks of a team, killed and continued like it; the figures on rank 0, {} on the others.
+
+    The record stays in `folder`, which all ranks have to see. Raises ValueError as `run` does.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"run: no profile {profile!r}; there are {', '.join(PROFILES)}")
+    settings, folder, learning = PROFILES[profile], Path(folder or Path("runs") / profile), ()
+    with us.first():
+        if us.rank == 0:
+            claim_folder(folder, settings, fresh)
+        data.build(us.rank == 0) if settings.data == "emoji" else tasks_of(settings)
+        encoders = pretrained(settings)
+        banks = {split: bank(split, settings, encoders) for split in data.SPLITS}
+    for name in jobs(settings):
+        if (needed := LEARNING[name.split("/")[0]]) != learning:
+            learning, banks = needed, {split: bank(split, settings, encoders, needed) for split in data.SPLITS}
+        if us.rank == 0:
+            print(f"==> {name}, {us.size} rank(s)", flush=True)
+        train_one(name, settings, banks, encoders, folder, us.rank == 0, us)
+        us.wait()
+    if us.rank:
+        return {}
+    command = f"torchrun --nproc_per_node {us.size} -m mmtutor.capstone --profile {profile}"
+    return run(profile, folder=folder, command=command)
+
+
+def main(words: list[str] | None = None) -> int:
+    "`torchrun … -m mmtutor.capstone`; without torchrun the same as `mmtutor run`."
+    parser = argparse.ArgumentParser(prog="mmtutor.capstone", description="The capstone's run, on every rank there is.")
+    parser.add_argument("--profile", default="frozen", help=", ".join(PROFILES))
+    parser.add_argument("--folder", type=Path, help="where the run goes (runs/<profile>); all ranks have to see it")
+    parser.add_argument("--fresh", action="store_true", help="start over instead of going on")
+    options = vars(parser.parse_args(words))
+    try:
+        with team() as us:
+            run_together(us=us, **options) if "RANK" in os.environ else run(**options)
+    except (ValueError, RankLost) as error:
+        print(f"mmtutor.capstone: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__" and "__file__" in globals():
+    sys.exit(main())

@@ -33,9 +33,10 @@ class FinetuneConfig:
     checkpoint_every: int | None = None          # steps; None: at the end of every epoch
     keep: int = 2                                # checkpoints on disk
     restore_best: bool = True                    # end with the weights of the best validation
+    patience: int | None = None                  # end after so many epochs without a better one; None: never
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "accumulate", "keep", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "accumulate", "keep", "checkpoint_every", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"FinetuneConfig: {name} is {value}, expected 1 or more")

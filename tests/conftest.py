@@ -12,6 +12,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 
+def pytest_addoption(parser):
+    parser.addoption("--moments", type=int, default=8, help="how often test_reliability kills a training run")
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     "Every test starts from the same random state and in float32."

@@ -1,11 +1,6 @@
 """The loop against plain PyTorch; resuming to the bit; kills, damage, NaN."""
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmtutor.course import checkpoints
-from mmtutor.finetune import FinetuneConfig, finetune
+from mmtutor.finetune import FinetuneConfig, ReadAhead, finetune
 from mmtutor.optimiser import NotFinite, schedule
 
 QUIET = {"progress": False}
@@ -166,9 +161,92 @@ def test_best_weights_are_restored_if_asked():
 def test_progress_bar_says_loss_rate_and_speed(capfd):
     finetune(Model(), loss_fn, Data(), replace(CONFIG, epochs=1))
     said = capfd.readouterr().err
-    assert all(word in said for word in ("loss=", "lr=", "samples/s", "50/50")), said
+    assert all(word in said for word in ("loss=", "lr=", "memory=", "MiB", "samples/s", "50/50")), said
     finetune(Model(), loss_fn, Data(), CONFIG, **QUIET)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("at", [3, None])
+def test_watchers_see_every_step_and_change_nothing(tmp_path, at):
+    "They draw random numbers; called with and without a stop, every step is seen once, an epoch's end with its epoch."
+    seen, drawn = [], []
+    def watcher(history):
+        seen.append((history.step, len(history), len(history.losses), len(history.rates)))
+        drawn.append((torch.rand(1), random.random(), np.random.rand()))  # noqa: NPY002
+    whole, watched = Model(), Model()
+    history = finetune(whole, loss_fn, Data(), CONFIG, validate=validate, **QUIET)
+    if at:
+        finetune(watched, loss_fn, Data(), CONFIG, validate=validate, watch=[watcher], folder=tmp_path, stop_after=at,
+                 **QUIET)
+    finetune(watched, loss_fn, Data(), CONFIG, validate=validate, watch=[watcher], folder=tmp_path, **QUIET)
+    assert same(whole, watched)
+    assert seen == [(step, step // 5, step, step) for step in range(1, history.total + 1)]
+    assert history.rates == [1e-2 * schedule(step, 15, 0.1) for step in range(15)]
+
+
+def test_a_watcher_that_fails_costs_nothing_that_was_saved(tmp_path):
+    def failing(history):
+        raise RuntimeError("the plot broke")
+    with pytest.raises(RuntimeError, match="the plot broke"):
+        finetune(Model(), loss_fn, Data(), replace(CONFIG, checkpoint_every=1), watch=[failing], folder=tmp_path,
+                 **QUIET)
+    assert final_files(tmp_path)[0]["history"]["step"] == 1
+
+
+# --- early stopping ---
+
+@given(st.integers(1, 10), st.lists(st.integers(0, 4), min_size=6, max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_a_run_ends_after_so_many_epochs_without_a_better_score(patience, scores):
+    calls = iter(scores)
+    states = []
+    def judge(model):
+        states.append(model.weight.clone())
+        return {"score": float(next(calls))}
+    model = nn.Linear(2, 1)
+    config = FinetuneConfig(epochs=6, patience=patience)
+    history = finetune(model, lambda m, b, g: (m(b).mean(), {}), torch.ones(3, 2), config, validate=judge, **QUIET)
+    best, end = 0, 0
+    for end, score in enumerate(scores):
+        best = end if score > scores[best] else best
+        if end - best >= patience:
+            break
+    assert len(history) == end + 1 and history.best == best and history.finished
+    assert torch.equal(model.weight, states[best])
+    early = end - best >= patience
+    assert history.stopped == (f"no better score in {patience} epochs; the best was that of epoch {best + 1}"
+                               if early else None)
+
+
+def test_early_stopping_is_the_same_after_a_stop_at_any_step(tmp_path):
+    "Scores 1, 3, 2, 2 of the epochs, patience 2: four of six epochs, and the same bits wherever it was stopped."
+    config = replace(CONFIG, epochs=6, patience=2)
+    def judge(model):  # BatchNorm counts the micro-batches: 13 in an epoch
+        return {"score": [1.0, 3.0, 2.0, 2.0][int(model.encoders["a"][1].num_batches_tracked) // 13 - 1]}
+    whole = finetune(unbroken := Model(), loss_fn, Data(), config, validate=judge, folder=tmp_path / "whole", **QUIET)
+    assert whole.step == 20 < whole.total == 30 and whole.finished and whole.best == 1
+    for stop in range(1, 21):
+        folder = tmp_path / str(stop)
+        finetune(Model(), loss_fn, Data(), config, validate=judge, folder=folder, stop_after=stop, **QUIET)
+        again = finetune(model := Model(seed=3), loss_fn, Data(), config, validate=judge, folder=folder, **QUIET)
+        assert same(model, unbroken) and list(again) == list(whole) and again.stopped == whole.stopped
+        assert final_files(folder)[0]["history"]["stopped"] == whole.stopped
+
+
+def test_a_run_that_ended_early_is_not_taken_up_again(tmp_path):
+    config = replace(CONFIG, patience=1)
+    judge = lambda model: {"score": 0.0}
+    first = finetune(model := Model(), loss_fn, Data(), config, validate=judge, folder=tmp_path, **QUIET)
+    assert len(first) == 2 and "no better score in 1 epochs" in first.stopped
+    never = lambda *_: pytest.fail("nothing is left to train")
+    again = finetune(other := Model(seed=1), never, Data(), config, validate=never, folder=tmp_path, **QUIET)
+    assert again.stopped == first.stopped and same(model, other)
+
+
+@pytest.mark.bad_input
+def test_patience_needs_a_score():
+    with pytest.raises(ValueError, match="patience is 2 and there is no validate"):
+        finetune(Model(), loss_fn, Data(), replace(CONFIG, patience=2), **QUIET)
 
 
 # --- resuming ---
@@ -197,6 +275,72 @@ def test_resume_from_every_step_is_bit_equal(tmp_path, precision):
             assert all(torch.equal(files[name][k], v) for k, v in tensors[name].items()), (stop, name)
 
 
+class Items:
+    "Samples one by one, changed by epoch and row alone."
+    def __init__(self):
+        self.data = Data()
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        epoch, row = index
+        return self.data.x[row] + np.float32(np.random.default_rng([epoch, row]).normal()), self.data.y[row]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_in_mid_epoch_with_data_that_are_read_ahead(tmp_path, workers):
+    "Dropout on, workers on; what a worker has read ahead when the run stops is read again."
+    config = replace(CONFIG, epochs=2)
+    whole = finetune(unbroken := Model(), loss_fn, ReadAhead(Items(), workers), config, validate=validate,
+                     folder=tmp_path / "whole", **QUIET)
+    facts, files = final_files(tmp_path / "whole")
+    for stop in (1, 4, 5, 7):
+        folder = tmp_path / str(stop)
+        data = ReadAhead(Items(), workers)
+        finetune(Model(), loss_fn, data, config, validate=validate, folder=folder, stop_after=stop, **QUIET)
+        torch.manual_seed(stop)
+        if stop != 4:  # the same workers go on, or others: their number is of no account either
+            data = ReadAhead(Items(), 0 if workers else 2)
+        model = Model(seed=9)
+        again = finetune(model, loss_fn, data, config, validate=validate, folder=folder, **QUIET)
+        assert same(model, unbroken) and again.losses == whole.losses
+        now, tensors = final_files(folder)
+        assert now == facts and all(torch.equal(v, tensors[name][k]) for name in files for k, v in files[name].items())
+
+
+def test_the_loader_of_chapter_5_with_workers(tmp_path, monkeypatch):
+    "mmtutor.loading reads and augments in two processes; the run is stopped in mid-epoch and continued."
+    import datasets
+
+    from mmtutor.loading import Samples, collate
+    rows = datasets.Dataset.from_dict({"text": [f"word {i} of many"[:6 + i % 5] for i in range(20)],
+                                       "kind": [i % 3 for i in range(20)]})
+    shorten = lambda text, dice: text[:dice.integers(1, len(text) + 1)]
+    data = lambda workers: ReadAhead(Samples(rows, labels=["kind"], augment={"text": shorten}), workers, collate)
+    def loss(model, batch, generator):
+        x = torch.tensor([[len(t), t.count("w"), 1.0] for t in batch.text])
+        return F.cross_entropy(model(x), batch.labels["kind"]), {"letters": x[:, 0].mean()}
+    def fresh(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(3, 16), nn.Dropout(0.3), nn.Linear(16, 3))
+    config = FinetuneConfig(epochs=2, batch_size=3, accumulate=2)
+    whole = finetune(unbroken := fresh(0), loss, data(2), config, **QUIET)
+    finetune(fresh(0), loss, data(2), config, folder=tmp_path, stop_after=2, **QUIET)
+    again = finetune(model := fresh(1), loss, data(2), config, folder=tmp_path, **QUIET)
+    assert same(model, unbroken) and again.losses == whole.losses and list(again) == list(whole)
+    assert whole[0]["parts"]["letters"] != whole[1]["parts"]["letters"]  # each epoch is augmented anew
+    assert finetune(fresh(0), loss, data(0), config, **QUIET).losses == whole.losses
+
+
+def test_reading_ahead_leaves_the_global_generators_alone():
+    before = checkpoints.random_states()
+    rows = [torch.arange(4), torch.tensor([7, 1])]
+    batches = list(ReadAhead(Items()).read_ahead(3, rows))
+    assert all(torch.equal(v, before[k]) for k, v in checkpoints.random_states().items())
+    assert [len(y) for _, y in batches] == [4, 2] and torch.equal(batches[1][1], Data().y[rows[1]])
+
+
 def test_a_finished_run_is_not_repeated(tmp_path):
     model = Model()
     history = finetune(model, loss_fn, Data(), CONFIG, validate=validate, folder=tmp_path, **QUIET)
@@ -211,117 +355,6 @@ def test_only_tensors_and_json_and_only_the_newest(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"step-{n:08d}" for n in (12, 14, 15)]
     names = {p.name for p in tmp_path.rglob("*") if p.is_file()}
     assert names == {"model.safetensors", "state.safetensors", "state.json"}
-
-
-SERVER = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
-import torch
-torch.set_num_threads(1)
-from pathlib import Path
-import test_finetune as t
-for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        config = t.replace(t.CONFIG, epochs=6, checkpoint_every=1)
-        t.finetune(t.Model(), t.loss_fn, t.Data(), config, validate=t.validate, folder=Path(line.strip()), **t.QUIET)
-        os._exit(0)
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_kill_at_random_moments(tmp_path, root):
-    "SIGKILL, again and again, until the run ends; then the weights are those of the run that nobody killed."
-    config = replace(CONFIG, epochs=6, checkpoint_every=1)
-    unbroken = Model()
-    whole = finetune(unbroken, loss_fn, Data(), config, validate=validate, folder=tmp_path / "whole", **QUIET)
-    folder, kills, moments = tmp_path / "killed", 0, random.Random(time.time_ns())
-    server = subprocess.Popen([sys.executable, "-c", SERVER, str(root / "tests")], text=True, bufsize=1,
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
-        code = None
-        while code != 0:
-            print(folder, file=server.stdin, flush=True)
-            pid = int(server.stdout.readline())
-            if kills < 6:
-                time.sleep(moments.uniform(0.01, 0.35))
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            code = int(server.stdout.readline())
-            assert code in (0, -signal.SIGKILL)
-            kills += code != 0
-    finally:
-        server.stdin.close()
-        server.wait(timeout=30)
-        server.stdout.close()
-    assert kills >= 1, "the run was too short to be killed"
-    model = Model(seed=4)
-    history = finetune(model, loss_fn, Data(), config, validate=validate, folder=folder, **QUIET)
-    assert same(model, unbroken) and list(history) == list(whole) and history.losses == whole.losses
-    assert not list(folder.rglob("*.part"))
-
-
-# --- damage ---
-
-@pytest.mark.parametrize("how, name", [  # without state.json it is an unfinished checkpoint: tested below
-    (how, name) for how in ("flip", "cut", "empty", "gone")
-    for name in ("model.safetensors", "state.safetensors", "best.safetensors", "state.json")
-    if (how, name) != ("gone", "state.json")])
-def test_damaged_newest_checkpoint_is_named_and_passed_over(tmp_path, name, how):
-    config = replace(CONFIG, epochs=2)
-    unbroken = Model()
-    finetune(unbroken, loss_fn, Data(), config, validate=validate, folder=tmp_path, **QUIET)
-    file = tmp_path / "step-00000010" / name
-    data = bytearray(file.read_bytes())
-    if how == "flip":
-        data[len(data) // 2] ^= 1
-    file.write_bytes({"flip": data, "cut": data[:-3], "empty": b"", "gone": data}[how])
-    if how == "gone":
-        file.unlink()
-    model = Model(seed=2)
-    with pytest.warns(UserWarning, match=f"step-00000010 is damaged: {name}"):
-        history = finetune(model, loss_fn, Data(), config, validate=validate, folder=tmp_path, **QUIET)
-    assert same(model, unbroken) and name in history.notes[0]
-    assert final_files(tmp_path)[0]["history"]["step"] == 10  # written again, whole
-
-
-def test_unfinished_checkpoint_is_passed_over_in_silence(tmp_path, recwarn):
-    unbroken = Model()
-    finetune(unbroken, loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
-    (tmp_path / "step-00000015" / "state.json").unlink()
-    finetune(model := Model(seed=2), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
-    assert same(model, unbroken) and not recwarn.list
-
-
-def test_all_damaged_is_refused(tmp_path):
-    finetune(Model(), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
-    for file in tmp_path.glob("step-*/model.safetensors"):
-        file.write_bytes(b"")
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no usable checkpoint: .*00015.*00010.*Delete"):
-        finetune(Model(), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
-
-
-def test_full_disk_leaves_the_older_checkpoints(tmp_path, monkeypatch):
-    unbroken = Model()
-    finetune(unbroken, loss_fn, Data(), CONFIG, **QUIET)
-    written, save = [], checkpoints.save_file
-    def full(tensors, path, *more):
-        written.append(path)
-        if len(written) == 6:  # in the middle of the third checkpoint
-            path.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        return save(tensors, path, *more)
-    monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        finetune(Model(), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
-    assert not list(tmp_path.rglob("*.part"))
-    monkeypatch.undo()
-    finetune(model := Model(seed=2), loss_fn, Data(), CONFIG, folder=tmp_path, **QUIET)
-    assert same(model, unbroken)
 
 
 def test_checkpoints_of_another_run_are_refused(tmp_path):

@@ -7,8 +7,10 @@ __all__ = ['Files', 'random_states', 'set_random_states', 'own_randomness', 'sav
            'newest_checkpoint']
 
 # %% ../../nbs/course/checkpoints.ipynb #8f98df56
+import errno
 import json
 import random
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
@@ -71,9 +74,28 @@ def save_checkpoint(
     facts: dict,  # what is no tensor: anything that JSON can hold
     keep: int,    # the newest so many stay on the disk
 ) -> Path:
-    "Write a checkpoint under `folder`. Last comes `state.json`, with the fingerprints of the rest: it makes it valid."
+    """Write a checkpoint under `folder`. Last comes `state.json`, with the fingerprints of the rest: it makes it valid.
+
+    Raises OSError when it cannot be written, a full disk say; the older ones are then as they were.
+    """
     path = folder / f"step-{step:08d}"
-    _remove(path)
+    try:
+        _remove(path)
+        _write(path, files, facts)
+    except (OSError, SafetensorError) as error:
+        _remove(path)
+        code = re.search(r"os error (\d+)", str(error))  # safetensors has an error class of its own
+        number, free = int(code[1]) if code else getattr(error, "errno", errno.EIO), shutil.disk_usage(folder).free
+        raise OSError(number, f"save_checkpoint: {path.name} could not be written ({error}). The older checkpoints are "
+                              f"intact. Make room ({free / 2**20:,.1f} MiB are free) and call again") from error
+    whole = sorted(p for p in folder.glob("step-*") if p.name <= path.name and (p / "state.json").exists())[-keep:]
+    for other in folder.glob("step-*"):
+        if other not in whole:
+            _remove(other)
+    return path
+
+
+def _write(path: Path, files: Files, facts: dict) -> None:
     prints = {}
     for name, tensors in files.items():
         with atomically(path / f"{name}.safetensors") as part:
@@ -82,9 +104,6 @@ def save_checkpoint(
     text = json.dumps({"facts": facts, "files": prints})
     with atomically(path / "state.json") as part:
         part.write_text(json.dumps({"sha256": sha256(text.encode()).hexdigest(), "content": text}), encoding="utf-8")
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        _remove(old)
-    return path
 
 
 def _remove(path: Path) -> None:
@@ -94,7 +113,7 @@ def _remove(path: Path) -> None:
 
 # %% ../../nbs/course/checkpoints.ipynb #260f8fd5
 def read_checkpoint(path: Path) -> tuple[dict, dict[str, dict[str, Tensor]]]:
-    "The facts and files of a checkpoint, all verified; a ValueError names the file in which a byte has changed."
+    "The facts and files of a checkpoint, all verified; a ValueError names the file that is not what it should be."
     file = path / "state.json"
     try:
         wrapped = json.loads(file.read_text(encoding="utf-8"))
@@ -107,7 +126,7 @@ def read_checkpoint(path: Path) -> tuple[dict, dict[str, dict[str, Tensor]]]:
             if sha256(data).hexdigest() != fingerprint:
                 raise ValueError("wrong fingerprint")
             files[name] = load(data)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = "missing" if isinstance(error, FileNotFoundError) else error
         raise ValueError(f"checkpoint {path.name} is damaged: {file.name} ({reason})") from error
     return content["facts"], files
