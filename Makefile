@@ -12,7 +12,7 @@ help:
 	@echo "make test-tensorflow  the Keras head of chapter 17 on TensorFlow, in an environment of its own (2 GB)"
 	@echo "make lab      JupyterLab, open on the index"
 	@echo "make docs     the documentation site, in _docs/"
-	@echo "make export   notebooks -> mmtutor/ and README.md"
+	@echo "make export   notebooks -> mmtutor/, README.md and README.zh.md"
 	@echo "make outputs  execute every notebook again and show which saved outputs differ"
 	@echo "make lint     ruff on notebooks, tests and scripts"
 
@@ -48,7 +48,7 @@ docs: $(VENV)/.stamp
 	@$(BIN)/python scripts/build_docs.py
 
 export: $(VENV)/.stamp
-	@echo "==> nbs/ -> mmtutor/ and README.md"
+	@echo "==> nbs/ -> mmtutor/, README.md and README.zh.md"
 	@$(BIN)/nbdev-export
 	@$(BIN)/python scripts/readme.py
 
