@@ -1,6 +1,6 @@
 """Editions in other languages, kept in step with the notebooks.
 
-`--status` says what is missing, stale or wrong; `--update NAME` brings a file in step; `--write` writes README.zh.md.
+`--status` says what is missing, stale or wrong; `--update` brings files in step; `--write` writes README.zh.md.
 
 A translation is data beside its source, never a copy of it. `translations/zh/NAME.md` belongs to `nbs/NAME.ipynb` and
 holds pieces of Markdown: a paragraph, a list item or a table row, each under the id of its cell and the hash of its
@@ -350,35 +350,47 @@ def updated(nb: dict, translation: Translation, whole: bool) -> str:
     return "\n".join(lines).replace("-->\n\n\n", "-->\n\n")
 
 
-def update(name: str) -> int:
-    "Write the file of a notebook anew; return how many pieces and phrases wait for a translation."
+def is_whole(name: str) -> bool:
+    "Whether a file holds, or begins to hold, more than title and promise."
+    found = read(name)
+    return name in FRONT or found.complete or bool(set(found.pieces) - set(list(wanted(notebook(name)))[:2]))
+
+
+def update(name: str, whole: bool = False) -> int:
+    """Write the file of a notebook anew; return how many pieces and phrases wait for a translation.
+
+    A file with title and promise alone stays so, unless `whole`.
+    """
     nb, translation = notebook(name), read(name)
-    text = updated(nb, translation, whole=True)
+    whole = whole or is_whole(name)
+    text = updated(nb, translation, whole)
     file_of(name).parent.mkdir(parents=True, exist_ok=True)
     file_of(name).write_text(text, encoding="utf-8")
-    dictionary = words("outputs")
-    new = {shape: "" for shape in asked(nb) if shape not in dictionary}
+    dictionary, shapes = words("outputs"), asked(nb) if whole else []
+    new = {shape: "" for shape in shapes if shape not in dictionary}
     if new:
         merged = json.dumps(dictionary | new, ensure_ascii=False, indent=1)
         (FOLDER / "outputs.json").write_text(merged + "\n", encoding="utf-8")
-    return len(parse(text).todo) + sum(not dictionary.get(shape) for shape in asked(nb))
+    return len(parse(text).todo) + sum(not dictionary.get(shape) for shape in shapes)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--status", action="store_true", help="say what is missing, stale or wrong, and which pages exist")
-    how.add_argument("--update", metavar="NAME", nargs="+", help="bring files in step: 01_attention, index, …")
+    how.add_argument("--update", metavar="NAME", nargs="*",
+                     help="bring files in step (01_attention, index, …); without a name, all that are not")
     how.add_argument("--write", action="store_true", help="write README.zh.md (make export does it too)")
+    parser.add_argument("--whole", action="store_true", help="with --update: the whole chapter, not title and promise")
     args = parser.parse_args()
     if args.write:
         (ROOT / "README.zh.md").write_text(readme(), encoding="utf-8")
         return 0
-    for name in args.update or []:
-        if not (NBS / f"{name}.ipynb").exists():
-            parser.error(f"nbs/{name}.ipynb does not exist")
-        print(f"translations/{LANGUAGE}/{name}.md: {update(name)} to translate")
-    if args.update:
+    if args.update is not None:
+        for name in args.update or [name for name in dict.fromkeys([*FRONT, *chapters()]) if problems(name)]:
+            if not (NBS / f"{name}.ipynb").exists():
+                parser.error(f"nbs/{name}.ipynb does not exist")
+            print(f"translations/{LANGUAGE}/{name}.md: {update(name, args.whole)} to translate")
         return 0
     found = list(everything())
     print(*found, f"complete: {', '.join(complete())}", f"title and promise only: {', '.join(untranslated())}",
