@@ -18,7 +18,7 @@ from pathlib import Path
 
 import smalldocs.site
 import yaml
-from docs import checks, languages, pages, reference
+from docs import checks, edition, pages, reference
 
 from mmtutor.course.files import Wheel, fetch
 
@@ -108,7 +108,7 @@ def stage(folder: Path, config: dict, present: list[Path]) -> None:
         (folder / "index.md").write_text(f"---\ntitle: mmtutor\n---\n\n{config['website']['description']}\n\n{front}\n",
                                          encoding="utf-8")
     ready = site_config(config, present, modules)
-    languages.stage(folder, ready, index)
+    edition.stage(folder, ready, index)
     (folder / "_quarto.yml").write_text(yaml.safe_dump(ready, sort_keys=False, allow_unicode=True), encoding="utf-8")
     for asset in [config["format"]["html"]["css"], config["website"]["favicon"]]:
         (folder / asset).parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ def build(output: Path) -> list[str]:
             shutil.copy(picture, built.out / picture.name)
         own_everything(built.out)
         enliven(built.out)
-        found += languages.finish(built.out)
+        found += edition.finish(built.out)
         found += checks.problems(built.out, ["index.html", *(place(p).replace(".ipynb", ".html") for p in present)])
         if output.exists():
             shutil.rmtree(output)

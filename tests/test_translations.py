@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import build_docs  # noqa: E402
 import translate  # noqa: E402
-from docs import checks, languages  # noqa: E402
+from docs import checks, edition  # noqa: E402
 
 
 def md(source: str, name: str = "c1") -> dict:
@@ -43,7 +43,7 @@ def test_the_front_is_complete_and_every_chapter_has_title_and_promise():
     assert len(translate.chapters()) >= 40
     for name in translate.chapters():
         assert len(translate.promise(translate.notebook(name))) == 2, f"{name} begins with # Title and > promise"
-        title, promise = languages.promise_of(name)
+        title, promise = edition.promise_of(name)
         assert translate.CHINESE.search(promise), name
 
 
@@ -276,28 +276,28 @@ def test_headings_keep_their_english_anchors():
 def test_links_lead_to_the_same_language_where_there_is_one():
     text = ("[a](00_a.ipynb#x), [b](01_b.ipynb#y), ![p](h.png), [c](course/c.ipynb), [d](#d), [e](https://e)\n\n"
             "```\n[a](01_b.ipynb)\n```")
-    assert languages.relocate(text, {"00_a"}) == (
+    assert edition.relocate(text, {"00_a"}) == (
         "[a](00_a.ipynb#x), [b](/01_b.ipynb#y), ![p](/h.png), [c](/course/c.ipynb), [d](#d), [e](https://e)\n\n"
         "```\n[a](01_b.ipynb)\n```")
 
 
 def test_a_page_knows_its_counterpart():
-    assert languages.counterpart("index")[0] == "zh/index" and languages.counterpart("zh/index")[0] == "index"
-    assert languages.counterpart("zh/promises")[0] == "index" and languages.counterpart("api/index") is None
-    other, tag, says, title = languages.counterpart("capstone")
+    assert edition.counterpart("index")[0] == "zh/index" and edition.counterpart("zh/index")[0] == "index"
+    assert edition.counterpart("zh/promises")[0] == "index" and edition.counterpart("api/index") is None
+    other, tag, says, title = edition.counterpart("capstone")
     if "19_capstone" not in translate.complete():
         assert (other, tag, says) == ("zh/promises#capstone", "zh-Hans", "中文简介") and "尚未译成中文" in title
-    page = languages.with_switch(f"<head></head><ul>{languages.TOGGLE}", "zh/notation")
+    page = edition.with_switch(f"<head></head><ul>{edition.TOGGLE}", "zh/notation")
     assert 'hreflang="en" href="../notation.html"></head>' in page
     assert '<a class="nav-link language-switch" lang="en" hreflang="en" href="../notation.html">English</a>' in page
 
 
 def test_the_promises_say_what_is_not_translated():
-    text = languages.promises()
+    text = edition.promises()
     for name in translate.chapters():
-        where = text.split(f"{{#{languages.page_of(name)}}}")[1].split("###")[0]
+        where = text.split(f"{{#{edition.page_of(name)}}}")[1].split("###")[0]
         assert ("尚未翻译" in where) is (name not in translate.complete()), name
-    bar = languages.sidebar("docked")["contents"]
+    bar = edition.sidebar("docked")["contents"]
     entries = [item for section in bar if "section" in section for item in section["contents"]]
     assert len(entries) == len(translate.chapters())
     assert all(item["href"].startswith("zh/") or item["text"].endswith("（英文）") for item in entries)
@@ -306,9 +306,9 @@ def test_the_promises_say_what_is_not_translated():
 def test_a_page_says_how_many_pieces_wait(small):
     nb, text, write, folder = small
     shutil.copy(ROOT / "translations" / "zh" / "site.json", folder / "zh" / "site.json")
-    assert "译文尚未跟上" not in languages.notice("01_heads")
+    assert "译文尚未跟上" not in edition.notice("01_heads")
     write(nb, text.replace("<!-- c1", "<!-- todo c1", 1))
-    assert "有1处译文尚未跟上" in languages.notice("01_heads")
+    assert "有1处译文尚未跟上" in edition.notice("01_heads")
 
 
 @pytest.fixture(scope="module")

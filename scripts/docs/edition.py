@@ -125,6 +125,8 @@ def counterpart(page: str) -> tuple[str, str, str, str] | None:
         return page.removeprefix(f"{HOME}/"), "en", "English", ""
     if page in both:
         return f"{HOME}/{page}", said["tag"], said["switch"], ""
+    if page == "glossary":
+        return f"{HOME}/notation#glossary", said["tag"], said["switch"], ""
     if page in chapters:
         return f"{HOME}/promises#{page}", said["tag"], said["switch to promise"], said["no text yet"]
     return None
@@ -158,11 +160,10 @@ def divide_search(site: Path) -> None:
 
 def finish(site: Path) -> list[str]:
     "Put the switch into every page, the interface of translated pages into their language; say what is wrong."
-    said, unused, found = translate.words("site"), set(translate.words("site")["interface"]), []
+    said, found = translate.words("site"), []
     for path in site.rglob("*.html"):
         page, text = path.relative_to(site).with_suffix("").as_posix(), path.read_text(encoding="utf-8")
         if page.startswith(f"{HOME}/"):
-            unused -= {english for english in unused if english in text}
             for english, ours in said["interface"].items():
                 text = text.replace(english, ours)
             inner = "../" * (len(Path(page).parts) - 2) or "./"
@@ -172,6 +173,5 @@ def finish(site: Path) -> list[str]:
         found += [f"{page}: no place for the language switch"] * (counterpart(page) is not None and done == text)
         path.write_text(done, encoding="utf-8")
     divide_search(site)
-    found += [f"{HOME}/{page}: the page is missing" for page in [*translated_pages(), "promises"]
-              if not (site / HOME / f"{page}.html").is_file()]
-    return found + [f"site.json: no translated page has {english}" for english in sorted(unused)]
+    return found + [f"{HOME}/{page}: the page is missing" for page in [*translated_pages(), "promises"]
+                    if not (site / HOME / f"{page}.html").is_file()]
