@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUMMARY', 'Tags', 'MEASURES', 'by_class', 'summary', 'Estimate', 'in_units', 'resampled', 'intervals', 'bootstrap',
-           'share', 'checked', 'Report', 'evaluate', 'Comparison', 'compare', 'ranks', 'retrieval']
+           'share', 'checked', 'Report', 'evaluate', 'Comparison', 'compare', 'retrieval']
 
 # %% ../nbs/16_evaluation.ipynb #25bb5aac
 import math
@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from .retrieval import ranks
 
 # %% ../nbs/16_evaluation.ipynb #517bae32
 def by_class(
@@ -265,19 +267,6 @@ def compare(
     plain = measure == "accuracy" and units is None
     return Comparison(float(of(a, every)), float(of(b, every)), found, as_large / (resamples + 1),
                       float(exact) if plain else None, *only)
-
-# %% ../nbs/16_evaluation.ipynb #34686b4e
-def ranks(scores: Float[Tensor, "query gallery"], target: Int[Tensor, "query"]) -> Int[Tensor, "query"]:
-    "The place of the right answer, 1 is the best; ties count against us. Raises ValueError for NaN or odd targets."
-    scores, target = torch.as_tensor(scores), torch.as_tensor(target)
-    if scores.ndim != 2 or target.shape != scores.shape[:1] or not len(target) or target.is_floating_point():
-        raise ValueError(f"ranks: scores {tuple(scores.shape)} and target {tuple(target.shape)} {target.dtype}; "
-                         "expected (query, gallery) and (query,) whole numbers, with at least one query")
-    if target.min() < 0 or target.max() >= scores.shape[1]:
-        raise ValueError(f"ranks: targets from {target.min()} to {target.max()}; expected 0 to {scores.shape[1] - 1}")
-    if scores.isnan().any():
-        raise ValueError(f"ranks: {int(scores.isnan().sum())} of {scores.numel()} scores are NaN")
-    return (scores >= scores.gather(1, target[:, None])).sum(1)
 
 # %% ../nbs/16_evaluation.ipynb #93b027d5
 def retrieval(

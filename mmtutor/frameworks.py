@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .course.checkpoints import own_randomness
-from .finetune import FinetuneConfig, parameter_groups, schedule
+from .optimiser import FinetuneConfig, parameter_groups, schedule
 from .ledger import (
     Ledger, MicroBatches, Order, Trajectory, adamw, departure, rate_of, window_sizes, with_plain)
 

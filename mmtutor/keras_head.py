@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 from torch.utils.data import Dataset
 
-from .finetune import FinetuneConfig
+from .optimiser import FinetuneConfig
 from .frameworks import load_keras
 from .ledger import HALVES, HalvesModel, MicroBatches, Trajectory, window_sizes
 

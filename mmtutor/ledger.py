@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, Sampler, TensorDataset
 
 from .course.checkpoints import own_randomness
-from .finetune import FinetuneConfig, parameter_groups, schedule
+from .optimiser import FinetuneConfig, parameter_groups, schedule
 from .fusion import ModalityTokens, SharedFusionDecoder
 from .transformer import Tokens
 

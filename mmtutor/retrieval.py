@@ -21,11 +21,12 @@ def ranks(
 ) -> Int[Tensor, "query"]:
     """The place of each query's target in the sorted gallery, from 1. Ties count against us.
 
-    Raises ValueError for no query, a target outside the gallery, or a score that is not a number.
+    Raises ValueError for no query, a target that is no whole number or outside the gallery, or a score that is NaN.
     """
-    if scores.ndim != 2 or target.shape != scores.shape[:1] or len(target) == 0:
-        raise ValueError(f"{operation}: scores {tuple(scores.shape)} and target {tuple(target.shape)}; "
-                         "expected (query, gallery) and (query,), with at least one query")
+    scores, target = torch.as_tensor(scores), torch.as_tensor(target)
+    if scores.ndim != 2 or target.shape != scores.shape[:1] or not len(target) or target.is_floating_point():
+        raise ValueError(f"{operation}: scores {tuple(scores.shape)} and target {tuple(target.shape)} {target.dtype}; "
+                         "expected (query, gallery) and (query,) whole numbers, with at least one query")
     if target.min() < 0 or target.max() >= scores.shape[1]:
         raise ValueError(f"{operation}: targets run from {target.min()} to {target.max()}; "
                          f"expected targets from 0 to {scores.shape[1] - 1}")

@@ -22,6 +22,15 @@ def seeded():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture
+def one_thread():
+    "For tiny models: more threads only wait for each other."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_progress(tmp_path_factory):
     "No test reads or changes the progress of whoever runs it."

@@ -20,18 +20,11 @@ from mmtutor.ledger import HalvesModel, departure, digit_halves
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import claim_T8  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = FinetuneConfig(epochs=5, batch_size=4, accumulate=2, learning_rate=1e-2, weight_decay=0.1, clip=0.5)
 SHORT = replace(CONFIG, epochs=2)
 THEIRS = list(FRAMEWORKS)[1:]
 bad_input = pytest.mark.bad_input
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmtutor import freezing
-from mmtutor.finetune import FinetuneConfig, finetune, parameter_groups
+from mmtutor.finetune import FinetuneConfig, finetune
 from mmtutor.freezing import cached_features, encode, fingerprint, freeze, matcher, thaw
+from mmtutor.optimiser import parameter_groups
 from mmtutor.transformer import Encoder, Tokens
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    "Tiny models; more threads only wait for each other."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Letters(nn.Module):

@@ -15,17 +15,10 @@ from mmtutor.frameworks import load_keras
 from mmtutor.keras_head import fit_head, keras_head, load_torch
 from mmtutor.ledger import HalvesModel, departure, digit_halves, with_plain
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = FinetuneConfig(epochs=2, batch_size=8, accumulate=4, learning_rate=3e-3, weight_decay=0.1, clip=0.5)
 bad_input = pytest.mark.bad_input
 keras = load_keras()
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def shaken(dim: int = 32, seed: int = 0) -> HalvesModel:

@@ -24,17 +24,10 @@ from mmtutor.ledger import (
     with_plain,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = FinetuneConfig(epochs=2, batch_size=4, accumulate=3, learning_rate=1e-2, weight_decay=0.1, clip=0.5)
 quick = settings(deadline=None, max_examples=40)
 bad_input = pytest.mark.bad_input
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def numbers(count: int, missing: float = 0.0) -> TensorDataset:

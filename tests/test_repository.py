@@ -21,7 +21,7 @@ LADDER = """index 00_notation 01_attention 02_positions 03_multihead 04_transfor
 05_augment 05_reading 05_loading 05_subsets
 06_text 06_masked 07_convolution 07_vision 07_looking 08_listening 08_audio
 09_pooled 09_crossmodal 09_fusion 10_retrieval 10_objectives 10_multitask 11_binding 11_multimodal 12_transfusion
-13_finetune 14_freezing 14_lora 15_accumulation 16_conditions 16_evaluation 16_calibration 16_agreement
+13_optimiser 13_finetune 14_freezing 14_lora 15_accumulation 16_conditions 16_evaluation 16_calibration 16_agreement
 17_ledger 17_frameworks 17_keras_head 18_scaling 19_inputs 19_questions 19_capstone""".split()
 ENCODERS = {"text", "vision", "audio"}
 SUPPORT = {"files", "weights", "records", "figures", "emoji", "checkpoints", "report", "cli", "dates",

@@ -82,6 +82,7 @@ def test_extremes_of_the_sphere():
     (lambda: recall_at(torch.ones(2, 3), torch.tensor([0, 1]), 0), "recall_at: k is 0, expected 1 or more"),
     (lambda: recall_at(torch.ones(2, 3), torch.tensor([0]), 1), r"recall_at: .* target \(1,\)"),
     (lambda: ranks(torch.ones(2, 3), torch.tensor([0, 3])), "ranks: targets run from 0 to 3; expected .* 0 to 2"),
+    (lambda: ranks(torch.zeros(2, 3), torch.tensor([0.0, 1.0])), r"target \(2,\) torch.float32; .* whole numbers"),
     (lambda: mean_reciprocal_rank(torch.ones(0, 3), torch.zeros(0, dtype=torch.long)), "at least one query"),
     (lambda: mean_reciprocal_rank(torch.tensor([[0.0, math.nan]]), torch.tensor([1])),
      "mean_reciprocal_rank: 1 of 2 scores are not a number"),
