@@ -12,7 +12,7 @@ help:
 	@echo "make test-tensorflow  the Keras head of chapter 17 on TensorFlow, in an environment of its own (2 GB)"
 	@echo "make lab      JupyterLab, open on the index"
 	@echo "make docs     the documentation site, in _docs/"
-	@echo "make export   notebooks -> mmtutor/ and README.md"
+	@echo "make export   notebooks -> mmtutor/, README.md and README.zh.md"
 	@echo "make outputs  execute every notebook again and show which saved outputs differ"
 	@echo "make bench    side by side with the peers, on an idle CPU, 15 minutes; then the budgets (DRY=1: toy sizes, nothing recorded)"
 	@echo "make bench-chapters  seconds and memory of every notebook, 20 minutes"
@@ -51,7 +51,7 @@ docs: $(VENV)/.stamp
 	@$(BIN)/python scripts/build_docs.py
 
 export: $(VENV)/.stamp
-	@echo "==> nbs/ -> mmtutor/ and README.md"
+	@echo "==> nbs/ -> mmtutor/, README.md and README.zh.md"
 	@$(BIN)/nbdev-export
 	@$(BIN)/python scripts/readme.py
 

@@ -8,9 +8,8 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def from_index() -> str:
-    "The text of README.md as nbs/index.ipynb gives it."
-    nb = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
+def as_readme(nb: nbformat.NotebookNode, source: str, note: str) -> str:
+    "An index as a README, with `note` under its title; `source` is the file to edit."
     nb.metadata["language_info"] = {"name": "python"}
     nb.cells = [c for c in nb.cells if not c.source.startswith("#| hide")]
     for cell in nb.cells:
@@ -23,8 +22,17 @@ def from_index() -> str:
     text = re.sub(r"```\w*\s*```\n*", "", text)
     text = "\n".join(line.rstrip() for line in text.splitlines())
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-    return "<!-- Written from nbs/index.ipynb by `make export`; edit that. -->\n\n" + text
+    text = text.replace("\n\n", f"\n\n{note}\n\n", 1)
+    return f"<!-- Written from {source} by `make export`; edit that. -->\n\n" + text
+
+
+def from_index() -> str:
+    "The text of README.md as nbs/index.ipynb gives it."
+    nb = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
+    return as_readme(nb, "nbs/index.ipynb", "English · [简体中文](README.zh.md)")
 
 
 if __name__ == "__main__":
+    import translate
     (ROOT / "README.md").write_text(from_index(), encoding="utf-8")
+    (ROOT / "README.zh.md").write_text(translate.readme(), encoding="utf-8")
