@@ -18,11 +18,7 @@ from pathlib import Path
 
 import smalldocs.site
 import yaml
-<<<<<<< HEAD
-from docs import checks, generated, icons, mentions, offline, pages, policy, polish, reference
-=======
-from docs import checks, edition, pages, reference
->>>>>>> chinese
+from docs import checks, edition, generated, icons, mentions, offline, pages, policy, polish, reference
 
 from mmtutor.course.files import Wheel, fetch
 
@@ -138,12 +134,8 @@ def stage(folder: Path, config: dict, present: list[Path]) -> dict[str, dict[str
         front = "\n".join(f"- [{pages.title_of(nb)}]({place(p)})" for p, nb in sources.items())
         (folder / "index.md").write_text(f"---\ntitle: mmtutor\n---\n\n{config['website']['description']}\n\n{front}\n",
                                          encoding="utf-8")
-<<<<<<< HEAD
     ready = site_config(config, present, modules, [name for name in generated.TITLES if (folder / name).exists()])
-=======
-    ready = site_config(config, present, modules)
     edition.stage(folder, ready, index)
->>>>>>> chinese
     (folder / "_quarto.yml").write_text(yaml.safe_dump(ready, sort_keys=False, allow_unicode=True), encoding="utf-8")
     for asset in [config["format"]["html"]["css"], config["website"]["favicon"]]:
         (folder / asset).parent.mkdir(parents=True, exist_ok=True)
@@ -251,16 +243,12 @@ def build(output: Path, base: str = "") -> list[str]:
             shutil.copy(picture, built.out / picture.name)
         own_everything(built.out)
         enliven(built.out)
-<<<<<<< HEAD
+        found += edition.finish(built.out)
         finish(built.out, known)
         icons.shrink(built.out)
         give_away(built.out, config, present, base)
         offline.archive(built.out)
         found += checks.problems(built.out, ["index.html", *map(page_of, present)])
-=======
-        found += edition.finish(built.out)
-        found += checks.problems(built.out, ["index.html", *(place(p).replace(".ipynb", ".html") for p in present)])
->>>>>>> chinese
         if output.exists():
             shutil.rmtree(output)
         shutil.copytree(built.out, output)
