@@ -70,6 +70,14 @@ def link_pages(markdown: str) -> str:
     return NOTEBOOK_LINK.sub(page, markdown)
 
 
+def _linked(output: Mapping) -> Mapping:
+    "An output with the links of its Markdown as links to pages."
+    data = output.get("data", {})
+    if "text/markdown" not in data:
+        return output
+    return {**output, "data": {**data, "text/markdown": link_pages(text({"source": data["text/markdown"]}))}}
+
+
 def link_names(markdown: str, module: str | None, index: Mapping[str, str],
                near: Mapping[str, str] | None = None) -> str:
     """Names in backticks as links into the reference.
@@ -137,6 +145,8 @@ def to_page(notebook: dict, index: Mapping[str, str], *, numbered: bool = False,
             if ids:
                 places = "".join(f'<a id="{i}" class="exported-anchor"></a>' for i in ids)
                 cells.append({"cell_type": "markdown", "metadata": {}, "id": f"at-{number}", "source": places})
+            if not numbered:
+                cell["outputs"] = [_linked(output) for output in cell.get("outputs", [])]
             cells += [cell] if cell["source"].strip() else []
             if names:
                 into = f"`mmtutor.{module}`: " + ", ".join(

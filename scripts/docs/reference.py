@@ -85,7 +85,8 @@ def page(module: str, path: Path, chapter: tuple[str, str] | None) -> tuple[str,
         found += [n for node in constants for n in names_of(node) if n in public]
         spans = "".join(f'<a id="{n}"></a>' for n in found)
         code = "\n".join("\n".join(lines[node.lineno - 1:node.end_lineno]) for node in constants)
-        out.append(f"## Constants\n\n{spans}\n\n```python\n{code}\n```")
+        fence = "`" * max([3, *(len(ticks) + 1 for ticks in re.findall("`{3,}", code))])  # longer than any in the code
+        out.append(f"## Constants\n\n{spans}\n\n{fence}python\n{code}\n{fence}")
     for node in tree.body:
         if isinstance(node, Definition) and node.name in public:
             out += entry(node, lines, "", f"/{chapter[0]}#{title}.{node.name}" if chapter else "")
