@@ -16,7 +16,7 @@ from .objectives import check_losses
 
 # %% ../nbs/10_multitask.ipynb #77d92d97
 class UncertaintyWeighting(nn.Module):
-    """A sum of losses whose weights are learnt: Σ c·e^(−s)·L + s/2, with one s = log σ² for each task.
+    """A sum of losses whose weights are learned: Σ c·e^(−s)·L + s/2, with one s = log σ² for each task.
 
     c is 1 for classification and 1/2 for regression (mean squared error). For a loss that stands still, the best weight
     c·e^(−s) is 1/(2L). Give `parameters()` to the optimiser, without weight decay. A loss that is NaN makes the total

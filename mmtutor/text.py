@@ -94,7 +94,7 @@ class TextConfig:
 
 # %% ../nbs/06_text.ipynb #c5ac256a
 class TextEncoder(nn.Module):
-    """BERT's encoder: token + position + segment embeddings, then Transformer layers with the norm behind.
+    """BERT's encoder: token + position + segment embeddings, then Transformer layers with the norm after each branch.
 
     Source: Devlin et al. 2019, arXiv:1810.04805.
     """

@@ -16,7 +16,7 @@ def numbers(**values):
 
 @settings(max_examples=20, deadline=None)
 @given(a=st.floats(0.05, 20), b=st.floats(0.05, 20))
-def test_learnt_weights_reach_the_analytic_optimum(a, b):
+def test_learned_weights_reach_the_analytic_optimum(a, b):
     weighting = UncertaintyWeighting(["a", "b"], regression=["b"]).double()
     losses = {"a": torch.tensor(a).double(), "b": torch.tensor(b).double()}
     optimizer = torch.optim.LBFGS(weighting.parameters(), max_iter=100, line_search_fn="strong_wolfe")

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from mmtutor.finetune import FinetuneConfig, finetune, parameter_groups, schedule
+from mmtutor.finetune import FinetuneConfig, finetune
+from mmtutor.optimiser import parameter_groups, schedule
 from mmtutor.rates import layer_factors, neighbours, scaled, top_down, travelled, unfreeze
 from mmtutor.transformer import Encoder
 

@@ -58,7 +58,7 @@ uncertain = Exercise(
     another=lambda losses, s: (losses / s.exp()).sum() + s.exp().sqrt().log().sum(),
     wrong=(
         Wrong("no price", lambda losses, s: ((-s).exp() * losses).sum(),
-              "Without the s/2 the best s is infinite: every weight becomes 0, and nothing is learnt."),
+              "Without the s/2 the best s is infinite: every weight becomes 0, and nothing is learned."),
         Wrong("s is the deviation's logarithm", lambda losses, s: ((-2 * s).exp() * losses + s).sum(),
               "You took s for log σ. Here it is log σ², so e^(−s) is 1/σ² and log σ is s/2."),
         Wrong("the price twice", lambda losses, s: ((-s).exp() * losses + s).sum(),

@@ -266,7 +266,7 @@ cold = Quiz(
 
 alone = Quiz(
     name="alone", chapter="10_objectives",
-    question="You accumulate gradients over 32 micro-batches of one pair each, with the loss of CLIP. What is learnt?",
+    question="You accumulate gradients over 32 micro-batches of one pair each, with the loss of CLIP. What is learned?",
     choices=(
         Choice("The same as from one batch of 32, only slower.",
                "True of a loss that is a mean over samples. This one compares the samples of a batch."),

@@ -267,7 +267,7 @@ header = Quiz(
     question="Why is the number of pixels looked at before a picture is decoded?",
     choices=(
         Choice("because a small file may unpack to gigabytes", "Packed well, 30,000 × 30,000 pixels of one colour are "
-               "a few kilobytes.", right=True),
+               "about a hundred kilobytes.", right=True),
         Choice("because the file's size on disk says the same", "It does not: that is the trouble."),
         Choice("because decoding changes the file", "Decoding only reads.")))
 
