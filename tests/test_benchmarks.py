@@ -1,6 +1,7 @@
 """The benchmarks run, at toy size, and record what their readers expect. No test here looks at a time."""
 import json
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import claim_A1  # noqa: E402
 import claim_A2  # noqa: E402
 import gradcache  # noqa: E402
 import imports  # noqa: E402
+import mutants  # noqa: E402
 import resident  # noqa: E402
 import run  # noqa: E402
 
@@ -303,3 +305,20 @@ def test_loading_is_set_against_the_step(built):
     found = pipeline.raw(16, 1, pipeline.PROFILES["quick"], workers=(0,))
     assert found["supply / need"]["0"] > 0 and 0 < found["waiting, part of the loop"]["0"] < 1
     assert pipeline.cached(1, pipeline.PROFILES["quick"])["supply / need"] > 0
+
+
+def test_mutants_are_counted_by_what_became_of_them(tmp_path):
+    (tmp_path / "mmtutor").mkdir()
+    codes = {"a": 1, "b": 3, "c": 0, "d": 33, "e": 36, "f": -9, "g": None}
+    (tmp_path / "mmtutor" / "attention.py.meta").write_text(json.dumps({"exit_code_by_key": codes}))
+    found = mutants.results(tmp_path)
+    assert found == {"attention": {name: code for name, code in codes.items() if name != "g"}}
+    assert mutants.count(found["attention"].values()) == {
+        "changes": 6, "killed": 2, "slow": 1, "survived": 1, "unreached": 1, "other": 1}
+    assert mutants.change("--- a\n+++ b\n@@ -1 +1 @@\n x\n-    y = 1\n+    y = 2\n") == "- y = 1 + y = 2"
+
+
+def test_mutated_modules_and_their_tests_are_there():
+    settings = tomllib.loads((mutants.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
+    for name in settings["only_mutate"] + settings["pytest_add_cli_args_test_selection"] + settings["also_copy"]:
+        assert (mutants.ROOT / name).exists(), name
