@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from mmtutor import data
 from mmtutor.capstone import new_model
 from mmtutor.course import records
-from mmtutor.finetune import to_device
 from mmtutor.inputs import MODALITIES, PROFILES, bank, device, pretrained
 from mmtutor.loading import Batch, Batches, Samples, loader, sound_seconds
+from mmtutor.optimiser import to_device
 from mmtutor.questions import loss_function
 
 BATCH, WORKERS = 32, (0, 1)
