@@ -4,9 +4,10 @@ import json
 import pytest
 
 from mmtutor.course import cli
-from mmtutor.course.check import go_on, in_reading_order, lines, standing
+from mmtutor.course.check import go_on, in_reading_order, lines, overview, reading_minutes, standing
 from mmtutor.course.exercises import Chapter, Choice, Exercise, Quiz, all_chapters
 from mmtutor.course.progress import note_progress, progress_file
+from mmtutor.course.records import notebooks_dir
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +102,26 @@ def test_the_command_knows_every_exercise(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["done"] == 1 and found["total"] == sum(len(c.exercises) + len(c.quizzes) for c in all_chapters())
     assert found["chapters"][0]["items"][0]["state"] == "done"
+
+
+def test_the_overview_has_a_line_for_every_chapter_and_adds_up():
+    names = [p.stem for p in notebooks_dir().glob("[0-9]*.ipynb")]
+    head, _, *rows, last = overview({name: {"seconds": 10.0, "peak MiB": 500} for name in names}).splitlines()
+    cells = [[c.strip() for c in row.strip("|").split("|")] for row in rows]
+    assert len(rows) == len(names) and head.count("|") == 7 and all(f"({n}.ipynb)" in "".join(rows) for n in names)
+    whole = [c.strip() for c in last.strip("|").split("|")][1:]
+    column = lambda i: [int(row[i] or 0) for row in cells]
+    assert list(map(int, whole)) == [sum(column(1)), 10 * len(names), 500, sum(column(4)), sum(column(5))]
+    assert sum(column(4)) == sum(len(c.exercises) + len(c.quizzes) for c in all_chapters())
+    with pytest.raises(KeyError):
+        overview({})
+
+
+@pytest.mark.parametrize("opening, minutes", [
+    ("You need x. About 50 minutes of reading, and an hour and a half for the exercises.", 50),
+    ("About\n15 minutes.", 15), ("About an hour of reading.", 60),
+    ("| part | reading |\n|---|---|\n| 1 | 15 minutes |\n| 2 | 20 minutes |\n", 35)])
+def test_reading_minutes(opening, minutes):
+    assert reading_minutes(opening) == minutes
+    with pytest.raises(ValueError, match="reading_minutes: no 'About"):
+        reading_minutes("You need x.")
