@@ -124,8 +124,8 @@ def verdict(figures: dict) -> str:
             ahead, behind = ([w for w in tuned if stand[w] == how] for how in ("ahead of", "behind"))
             gained[test] &= len(ahead) > 0
             worse = f", behind it {', '.join(behind)}" if behind else ""
-            said.append(f"{size} families, {drawn[test]}: ahead of the probe "
-                        + (", ".join(ahead) or "nothing in every seed") + worse)
+            first = f"ahead of the probe {', '.join(ahead)}" if ahead else "nothing ahead of the probe in every seed"
+            said.append(f"{size} families, {drawn[test]}: {first}{worse}")
     trained = all(tuning.beside(values(s, "full", t), values(s, "no training", t)) == "ahead of"
                   for s in figures for t in TESTS)
     first = f"full fine-tuning {'beat' if trained else 'did not beat'} no training everywhere"
