@@ -8,6 +8,12 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def from_the_root(markdown: str) -> str:
+    "Chapters link to the notebooks beside them, and so do pictures: as the README, one folder up, finds them."
+    markdown = re.sub(r"\]\((?!https?:|#|\.\./|mailto:)([\w./-]+)\)", r"](nbs/\1)", markdown)
+    return re.sub(r"\]\(\.\./([\w./-]+)\)", r"](\1)", markdown)
+
+
 def as_readme(nb: nbformat.NotebookNode, source: str, note: str) -> str:
     "An index as a README, with `note` under its title; `source` is the file to edit."
     nb.metadata["language_info"] = {"name": "python"}
@@ -15,9 +21,11 @@ def as_readme(nb: nbformat.NotebookNode, source: str, note: str) -> str:
     for cell in nb.cells:
         if "#| echo: false" in cell.source:
             cell.source = ""
-        if cell.cell_type == "markdown":  # chapters link to the notebooks; pictures are beside them
-            cell.source = re.sub(r"\]\((?!https?:|#|\.\./|mailto:)([\w./-]+)\)", r"](nbs/\1)", cell.source)
-            cell.source = re.sub(r"\]\(\.\./([\w./-]+)\)", r"](\1)", cell.source)
+        if cell.cell_type == "markdown":
+            cell.source = from_the_root(cell.source)
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}):
+                output.data["text/markdown"] = from_the_root("".join(output.data["text/markdown"]))
     text, _ = MarkdownExporter().from_notebook_node(nb)
     text = re.sub(r"```\w*\s*```\n*", "", text)
     text = "\n".join(line.rstrip() for line in text.splitlines())
