@@ -9,9 +9,10 @@ import time
 from itertools import combinations
 
 import torch
-from fusing import EPOCHS, RATE, Light, ahead, banks, group_accuracy, measures, train
+from fusing import EPOCHS, RATE, Light, banks, group_accuracy, measures, train
 
 from mmtutor.course import records
+from mmtutor.course.records import ahead
 from mmtutor.inputs import MODALITIES, Bank
 
 SUBSETS = [subset for n in (1, 2, 3) for subset in combinations(MODALITIES, n)]

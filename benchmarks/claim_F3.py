@@ -15,7 +15,6 @@ from fusing import (
     EPOCHS,
     LEVELS,
     Light,
-    ahead,
     banks,
     group_accuracy,
     level_names,
@@ -26,6 +25,7 @@ from fusing import (
 )
 
 from mmtutor.course import records
+from mmtutor.course.records import ahead
 from mmtutor.fusion import equal_hidden, fusion_cost
 from mmtutor.inputs import MODALITIES, Bank
 

@@ -12,10 +12,11 @@ import time
 
 import torch
 import torch.nn.functional as F
-from fusing import RATE, Light, ahead, banks, train
+from fusing import RATE, Light, banks, train
 from torch import Tensor
 
 from mmtutor.course import records
+from mmtutor.course.records import ahead
 from mmtutor.inputs import MODALITIES, Bank
 from mmtutor.transformer import Tokens
 

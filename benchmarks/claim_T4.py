@@ -10,9 +10,10 @@ import time
 import numpy as np
 import torch
 from few_data import GROUPS, STEPS, features, fit
-from fusing import ahead, banks
+from fusing import banks
 
 from mmtutor.course import records
+from mmtutor.course.records import ahead
 from mmtutor.subsets import gaps, k_centre, random_subset, stratified_subset
 
 PERCENT, RULES = (5, 10, 30), ("random", "stratified", "k-centre")

@@ -12,9 +12,10 @@ import time
 import numpy as np
 import torch
 from few_data import GROUPS, STEPS, fit
-from fusing import ahead, banks
+from fusing import banks
 
 from mmtutor.course import records
+from mmtutor.course.records import ahead
 from mmtutor.subsets import flip_labels, stratified_subset
 
 NOISE, SHARE = (10, 20, 40), 0.25

@@ -69,7 +69,7 @@ def test_no_file_holds_more_than_its_marks_say():
 
 
 def test_every_verdict_and_every_part_has_a_word():
-    from mmtutor.capstone import ahead
+    from mmtutor.course.records import ahead
     dictionary = translate.words("outputs")
     seeds = ([.1, .2, .3], [.4, .51, .62])
     verdicts = {ahead({"values": a}, {"values": b}) for a in seeds for b in seeds}
