@@ -10,7 +10,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
-pytest.register_assert_rewrite("browsing")
+pytest.register_assert_rewrite("browsing", "refusals")
 
 import browsing  # noqa: E402
 
