@@ -2155,6 +2155,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'mmtutor/course/workspace.py'),
                                           'mmtutor.course.workspace._counted': ( 'course/workspace.html#_counted',
                                                                                  'mmtutor/course/workspace.py'),
+                                          'mmtutor.course.workspace._for_any': ( 'course/workspace.html#_for_any',
+                                                                                 'mmtutor/course/workspace.py'),
                                           'mmtutor.course.workspace._for_file': ( 'course/workspace.html#_for_file',
                                                                                   'mmtutor/course/workspace.py'),
                                           'mmtutor.course.workspace._for_gone': ( 'course/workspace.html#_for_gone',
