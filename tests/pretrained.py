@@ -1,4 +1,4 @@
-"""A small model of transformers in a folder, copies of that folder, and what the layers of a model give."""
+"""A small model of transformers in a folder, copies of it, a hub that gives it or nothing, and what layers give."""
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -27,6 +27,19 @@ def copied(source: Path, target: Path, without: str = "") -> None:
     for path in source.iterdir():
         if path.name != without:
             shutil.copy(path, target)
+
+
+def hub(monkeypatch, folder: Path | None) -> dict:
+    "A hub that gives `folder` for any name, or cannot be reached; what it was asked is written into the dict."
+    asked = {}
+
+    def download(name: str, **options) -> str:
+        if folder is None:
+            raise ConnectionError("no route")
+        asked.update(options, name=name)
+        return str(folder)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return asked
 
 
 def layer_outputs(layers: Iterable[nn.Module], call: Callable[[], object]) -> list:

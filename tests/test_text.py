@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrained import copied, layer_outputs, save_random
+from pretrained import copied, hub, layer_outputs, save_random
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
@@ -76,24 +76,14 @@ def test_prefix_heads_and_old_names_of_a_checkpoint(tiny_bert, tmp_path):
 
 
 def test_hub_download_asks_for_safetensors_only(tiny_bert, monkeypatch):
-    import huggingface_hub
-    asked = {}
-
-    def download(name, **options):
-        asked.update(options, name=name)
-        return str(tiny_bert[0])
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    asked = hub(monkeypatch, tiny_bert[0])
     TextEncoder.from_pretrained("someone/some-bert")
     assert asked["name"] == "someone/some-bert"
     assert set(asked["allow_patterns"]) == {"config.json", "tokenizer.json", "model.safetensors"}
 
 
 def test_hub_out_of_reach_names_the_offline_choice(monkeypatch):
-    import huggingface_hub
-
-    def unreachable(*args, **more):
-        raise ConnectionError("no route")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    hub(monkeypatch, None)
     with pytest.raises(FileNotFoundError, match="someone/some-bert.*ConnectionError.*all-MiniLM-L6-v2"):
         TextEncoder.from_pretrained("someone/some-bert")
 

@@ -14,7 +14,7 @@ from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pretrained import copied, layer_outputs, save_random
+from pretrained import copied, hub, layer_outputs, save_random
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -267,19 +267,10 @@ def test_pooling_and_training(pooling, tokens):
 
 
 def test_hub_out_of_reach_and_pickles(monkeypatch, tmp_path, tiny_vit):
-    import huggingface_hub
-
-    def unreachable(*args, **more):
-        raise ConnectionError("no route")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    hub(monkeypatch, None)
     with pytest.raises(FileNotFoundError, match="someone/some-vit.*ConnectionError.*efficientnet-lite0"):
         VisionTransformer.from_pretrained("someone/some-vit")
-    asked = {}
-
-    def download(name, **options):
-        asked.update(options)
-        return str(tiny_vit[0])
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    asked = hub(monkeypatch, tiny_vit[0])
     VisionTransformer.from_pretrained("someone/some-vit")
     assert asked["allow_patterns"] == ["config.json", "model.safetensors", "preprocessor_config.json"]
     (tmp_path / "config.json").write_text("{}")
