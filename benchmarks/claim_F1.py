@@ -5,13 +5,14 @@ inputs, and which modality does not belong (seen from its subset). Controls on t
 taken from another item, or left out. Writes claim F1 into results/claims.json. Run: python benchmarks/claim_F1.py
 """
 import argparse
-import time
 from itertools import combinations
 
 import torch
-from fusing import EPOCHS, RATE, Light, ahead, banks, group_accuracy, measures, train
+from claims import over_seeds, parsed
+from fusing import EPOCHS, RATE, Light, banks, group_accuracy, measures, train
 
 from mmtutor.course import records
+from mmtutor.course.records import ahead
 from mmtutor.inputs import MODALITIES, Bank
 
 SUBSETS = [subset for n in (1, 2, 3) for subset in combinations(MODALITIES, n)]
@@ -65,21 +66,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--fusion", default="concat")
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    begun, seeds, values, found = records.commit(), tuple(range(args.seeds)), {}, banks(levels=("high",))
-    for seed in seeds:
-        start = time.process_time()
-        for key, value in run(seed, found, args.fusion, args.epochs).items():
-            values.setdefault(key, []).append(value)
-        print("seed", seed, round(time.process_time() - start), flush=True)
-    figures = {key: records.spread(v) for key, v in values.items()}
+    args, options = parsed(parser)
+    begun, seeds, found = records.commit(), tuple(range(args.seeds)), banks(levels=("high",))
+    figures = over_seeds(seeds, lambda seed: run(seed, found, args.fusion, args.epochs))
     said = verdict(figures)
     print(said, *(f"{k:40} {records.show(v)}" for k, v in figures.items()), sep="\n")
     if args.dry:
         return
-    options = "".join(f" --{k} {v}" for k, v in vars(args).items() if k != "dry" and v != parser.get_default(k))
     records.record_claim(
         "F1", "Fusing modalities beats any one of them.", said, f"python benchmarks/claim_F1.py{options}", seeds,
         {"accuracy": figures, "against the best member": compared(figures), "fusion": args.fusion,

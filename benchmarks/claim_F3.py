@@ -10,12 +10,12 @@ import argparse
 import time
 
 import torch
+from claims import parsed
 from fusing import (
     DIM,
     EPOCHS,
     LEVELS,
     Light,
-    ahead,
     banks,
     group_accuracy,
     level_names,
@@ -26,6 +26,7 @@ from fusing import (
 )
 
 from mmtutor.course import records
+from mmtutor.course.records import ahead
 from mmtutor.fusion import equal_hidden, fusion_cost
 from mmtutor.inputs import MODALITIES, Bank
 
@@ -92,9 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args, options = parsed(parser)
     begun, seeds, values, about = records.commit(), tuple(range(args.seeds)), {}, {}
     found = {"high": banks(levels=HIGH), "all": banks()}
     for name, (_, levels) in VARIANTS.items():
@@ -117,7 +116,6 @@ def main() -> None:
     print(said, compared(figures), sep="\n")
     if args.dry:
         return
-    options = "".join(f" --{k} {v}" for k, v in vars(args).items() if k != "dry" and v != parser.get_default(k))
     records.record_claim(
         "F3", "Hierarchical fusion, co-attention and gating each help further.", said,
         f"python benchmarks/claim_F3.py{options}", seeds,

@@ -8,14 +8,15 @@ levels, and with one modality really degraded: the mean gate of that modality, a
 Writes claim F4 into results/claims.json. Run: python benchmarks/claim_F4.py
 """
 import argparse
-import time
 
 import torch
 import torch.nn.functional as F
-from fusing import RATE, Light, ahead, banks, train
+from claims import over_seeds, parsed
+from fusing import RATE, Light, banks, train
 from torch import Tensor
 
 from mmtutor.course import records
+from mmtutor.course.records import ahead
 from mmtutor.inputs import MODALITIES, Bank
 from mmtutor.transformer import Tokens
 
@@ -114,21 +115,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    begun, seeds, values, found = records.commit(), tuple(range(args.seeds)), {}, banks(levels=("high",))
-    for seed in seeds:
-        start = time.process_time()
-        for key, value in run(seed, found, args.epochs).items():
-            values.setdefault(key, []).append(value)
-        print("seed", seed, round(time.process_time() - start), flush=True)
-    figures = {key: records.spread(v) for key, v in values.items()}
+    args, options = parsed(parser)
+    begun, seeds, found = records.commit(), tuple(range(args.seeds)), banks(levels=("high",))
+    figures = over_seeds(seeds, lambda seed: run(seed, found, args.epochs))
     said = verdict(figures)
     print(said, *(f"{k:32} {records.show(v)}" for k, v in figures.items()), sep="\n")
     if args.dry:
         return
-    options = "".join(f" --{k} {v}" for k, v in vars(args).items() if k != "dry" and v != parser.get_default(k))
     records.record_claim(
         "F4", "A gate learns to trust the modality that is informative.", said,
         f"python benchmarks/claim_F4.py{options}", seeds,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+from claims import parsed
 from torch.nn import functional as F
 
 from mmtutor.course import records
@@ -113,9 +114,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--share", type=float, default=0.3, help="of each modality to be left out of a sample")
     parser.add_argument("--profile", choices=PROFILES, default="frozen")
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args, options = parsed(parser)
     begun, seeds, found = records.commit(), tuple(range(args.seeds)), {}
     profile = PROFILES[args.profile]
     encoders = pretrained(profile)
@@ -134,7 +133,6 @@ def main() -> None:
     print(*(f"{k:40} {v['mean']:+.3f} ± {v['sd']:.3f} {v['said']}" for k, v in differences.items()), said, sep="\n")
     if args.dry:
         return
-    options = "".join(f" --{k} {v}" for k, v in vars(args).items() if k != "dry" and v != parser.get_default(k))
     records.record_claim(
         "F5", "One fusion strategy serves any set of modalities.", said, f"python benchmarks/claim_F5.py{options}",
         seeds, {"accuracy": figures, "against a specialist": differences, "share": args.share, "epochs": args.epochs,

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmtutor import data
-from mmtutor.capstone import ahead, new_model
+from mmtutor.capstone import new_model
 from mmtutor.course import records
+from mmtutor.course.records import ahead
 from mmtutor.finetune import FinetuneConfig, finetune
 from mmtutor.inputs import MODALITIES, PROFILES, RATE, Bank, bank, pretrained
 from mmtutor.multimodal import MultimodalModel, drop_modalities

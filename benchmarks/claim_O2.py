@@ -16,8 +16,9 @@ import torch
 from claim_O1 import PROFILE, SEEDS, prepared, train
 from torch import Tensor
 
-from mmtutor.capstone import ahead, new_model
+from mmtutor.capstone import new_model
 from mmtutor.course import records
+from mmtutor.course.records import ahead
 from mmtutor.inputs import MODALITIES, Bank
 from mmtutor.multimodal import MultimodalModel
 from mmtutor.questions import PAIRS, evaluate, similarities

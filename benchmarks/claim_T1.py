@@ -11,6 +11,7 @@ import time
 
 import torch
 import tuning
+from claims import parsed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -139,9 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--few", type=int, default=0, help="for a rehearsal: as many items of each split")
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args, options = parsed(parser)
     begun, seeds, start = records.commit(), tuple(range(args.seeds)), time.process_time()
     untouched, raw = Looker(0).eval(), {}
     for name, split, style in (("train", "train", "colour"), ("validation", "validation", "colour"),
@@ -170,7 +169,6 @@ def main() -> None:
     print(said)
     if args.dry:
         return
-    options = "".join(f" --{k} {v}" for k, v in vars(args).items() if k != "dry" and v != parser.get_default(k))
     records.record_claim(
         "T1", "Fine-tuning beats using the pretrained model as it is.", said, f"python benchmarks/claim_T1.py{options}",
         seeds, {"sizes": figures, "families": len(raw["train"])}, chapter="14_rates", begun=begun,

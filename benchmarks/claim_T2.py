@@ -13,6 +13,7 @@ import time
 
 import torch
 import tuning
+from claims import parsed
 
 from mmtutor.accumulation import SavedBytes
 from mmtutor.course import records
@@ -122,9 +123,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=240, help="names to learn from")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args, options = parsed(parser)
     begun, seeds, start = records.commit(), tuple(range(args.seeds)), time.process_time()
     parts = tuning.names()
     apart, cost, ways = difference(parts, args), costs(parts, args.repeats), {}
@@ -143,7 +142,6 @@ def main() -> None:
     print(said)
     if args.dry:
         return
-    options = "".join(f" --{k} {v}" for k, v in vars(args).items() if k != "dry" and v != parser.get_default(k))
     records.record_claim(
         "T2", "Freezing most layers saves compute and time at little cost.", said,
         f"python benchmarks/claim_T2.py{options}", seeds,

@@ -8,8 +8,8 @@ Writes claim T3 into results/claims.json. Run: python benchmarks/claim_T3.py
 import argparse
 import time
 
-import torch
 import tuning
+from claims import parsed
 
 from mmtutor.course import records
 from mmtutor.rates import layer_factors, scaled, travelled
@@ -56,9 +56,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=240, help="names to learn from")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--each", type=int, default=20, help="sentences of each part of scipy")
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args, options = parsed(parser)
     begun, seeds, start = records.commit(), tuple(range(args.seeds)), time.process_time()
     parts, probe = tuning.names(), tuning.sentences(args.each)
     frozen = {"ability": tuning.ability(tuning.reader(0).encoders["text"], *probe)}
@@ -75,7 +73,6 @@ def main() -> None:
     print(said)
     if args.dry:
         return
-    options = "".join(f" --{k} {v}" for k, v in vars(args).items() if k != "dry" and v != parser.get_default(k))
     records.record_claim(
         "T3", "A small learning rate protects pretrained weights.", said, f"python benchmarks/claim_T3.py{options}",
         seeds, {"rates": figures, "untouched": frozen, "texts": args.train, "epochs": args.epochs, "decay": DECAY,

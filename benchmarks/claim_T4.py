@@ -5,14 +5,14 @@ features), against all of them: the group from picture and speech, and how far t
 Writes claim T4 into results/claims.json. Run: python benchmarks/claim_T4.py
 """
 import argparse
-import time
 
 import numpy as np
-import torch
+from claims import over_seeds, parsed
 from few_data import GROUPS, STEPS, features, fit
-from fusing import ahead, banks
+from fusing import banks
 
 from mmtutor.course import records
+from mmtutor.course.records import ahead
 from mmtutor.subsets import gaps, k_centre, random_subset, stratified_subset
 
 PERCENT, RULES = (5, 10, 30), ("random", "stratified", "k-centre")
@@ -69,18 +69,10 @@ def verdict(figures: dict[str, dict], words: dict[str, str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    begun, seeds, values, found = records.commit(), tuple(range(args.seeds)), {}, banks(levels=("high",))
+    args, options = parsed(parser)
+    begun, seeds, found = records.commit(), tuple(range(args.seeds)), banks(levels=("high",))
     x = features(found["train"])
-    for seed in seeds:
-        start = time.process_time()
-        for name, measured in run(seed, found, x).items():
-            for key, value in measured.items():
-                values.setdefault(name, {}).setdefault(key, []).append(value)
-        print("seed", seed, round(time.process_time() - start), flush=True)
-    figures = {name: {key: records.spread(v) for key, v in f.items()} for name, f in values.items()}
+    figures = over_seeds(seeds, lambda seed: run(seed, found, x))
     words = compared(figures)
     said = verdict(figures, words)
     print(said, *(f"{name:18} test {records.show(f['best/test'])}, gap {records.show(f['best/gap'])}, last: test "
@@ -88,7 +80,6 @@ def main() -> None:
           *(f"{k}: {v}" for k, v in words.items()), sep="\n")
     if args.dry:
         return
-    options = "".join(f" --{k} {v}" for k, v in vars(args).items() if k != "dry" and v != parser.get_default(k))
     records.record_claim(
         "T4", "A small but representative data set is enough and avoids overfitting.", said,
         f"python benchmarks/claim_T4.py{options}", seeds,

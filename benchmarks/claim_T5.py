@@ -10,6 +10,7 @@ import statistics
 import time
 
 import torch
+from claims import parsed
 from torch import nn
 from torch.nn import functional as F
 
@@ -159,9 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args, options = parsed(parser)
     begun, seeds, profile = records.commit(), tuple(range(args.seeds)), PROFILES["frozen"]
     encoders = pretrained(profile)
     train, found = bank("train", profile, encoders), {}
@@ -181,7 +180,6 @@ def main() -> None:
           {way: {n: round(r["median"], 2) for n, r in f.items()} for way, f in costs["time ratio"].items()}, sep="\n")
     if args.dry:
         return
-    options = "".join(f" --{k} {v}" for k, v in vars(args).items() if k != "dry" and v != parser.get_default(k))
     records.record_claim(
         "T5", "Gradient accumulation gives large-batch training on a small memory.", said,
         f"python benchmarks/claim_T5.py{options}", seeds,

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import torch
+from claims import parsed
 from torch.nn import functional as F
 
 from mmtutor.course import records
@@ -104,9 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args, options = parsed(parser)
     begun, seeds, profile = records.commit(), tuple(range(args.seeds)), PROFILES["frozen"]
     encoders = pretrained(profile)
     banks = {split: bank(split, profile, encoders) for split in ("train", "validation", "test")}
@@ -146,7 +145,6 @@ def main() -> None:
                   f["steps"], f["samples to level"], f["steps to level"])
     if args.dry:
         return
-    options = "".join(f" --{k} {v}" for k, v in vars(args).items() if k != "dry" and v != parser.get_default(k))
     records.record_claim(
         "T6", "Gradient accumulation improves convergence speed and stability.", said,
         f"python benchmarks/claim_T6.py{options}", seeds,

@@ -7,14 +7,15 @@ test), or of the other groups under a label of the four, drawn at random.
 Writes claim T7 into results/claims.json. Run: python benchmarks/claim_T7.py
 """
 import argparse
-import time
 
 import numpy as np
 import torch
+from claims import over_seeds, parsed
 from few_data import GROUPS, STEPS, fit
-from fusing import ahead, banks
+from fusing import banks
 
 from mmtutor.course import records
+from mmtutor.course.records import ahead
 from mmtutor.subsets import flip_labels, stratified_subset
 
 NOISE, SHARE = (10, 20, 40), 0.25
@@ -96,17 +97,9 @@ def verdict(words: dict[str, str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    begun, seeds, values, found = records.commit(), tuple(range(args.seeds)), {}, banks(levels=("high",))
-    for seed in seeds:
-        start = time.process_time()
-        for name, measured in (quality(seed, found) | relevance(seed, found)).items():
-            for key, value in measured.items():
-                values.setdefault(name, {}).setdefault(key, []).append(value)
-        print("seed", seed, round(time.process_time() - start), flush=True)
-    figures = {name: {key: records.spread(v) for key, v in f.items()} for name, f in values.items()}
+    args, options = parsed(parser)
+    begun, seeds, found = records.commit(), tuple(range(args.seeds)), banks(levels=("high",))
+    figures = over_seeds(seeds, lambda seed: quality(seed, found) | relevance(seed, found))
     words = compared(figures)
     said = verdict(words)
     print(said, *(f"{name:48} test {records.show(f['best/test'])}, train {records.show(f['best/train'])}, last: test "
@@ -114,7 +107,6 @@ def main() -> None:
           *(f"{k}: {v}" for k, v in words.items()), sep="\n")
     if args.dry:
         return
-    options = "".join(f" --{k} {v}" for k, v in vars(args).items() if k != "dry" and v != parser.get_default(k))
     records.record_claim(
         "T7", "Data quality and relevance matter, not only size.", said, f"python benchmarks/claim_T7.py{options}",
         seeds, {"by data": figures, "compared": words, "steps": STEPS, "topic": topic(

@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 import torch
+from claims import parsed
 from scipy.stats import binomtest, spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict, train_test_split
@@ -146,9 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--resamples", type=int, default=300)
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args, options = parsed(parser)
     begun, seeds, found = records.commit(), tuple(range(args.seeds)), {}
     features, group = pooled()
     for seed in seeds:
@@ -161,7 +160,6 @@ def main() -> None:
     print(said, *(f"{k:34} {records.show(v)}" for k, v in figures.items()), sep="\n")
     if args.dry:
         return
-    options = "".join(f" --{k} {v}" for k, v in vars(args).items() if k != "dry" and v != parser.get_default(k))
     show = lambda key: f"{figures[key]['mean']:.2f}"
     records.record_claim(
         "T9", "Accuracy, recall and F1 tell you how good it is; people can judge too.", said,

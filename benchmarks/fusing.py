@@ -248,11 +248,3 @@ def measures(model: Light, items: Bank) -> dict[str, float]:
     return {"clean": group_accuracy(model, items, "clean", model.modalities),
             "degraded": group_accuracy(model, items, "degraded", model.modalities),
             "odd": odd_accuracy(model, items)}
-
-
-def ahead(ours: Mapping, theirs: Mapping) -> str:
-    "`ahead` or `behind` when every seed says so and the mean difference exceeds its deviation, else `not resolved`."
-    difference = torch.tensor(ours["values"], dtype=torch.float64) - torch.tensor(theirs["values"], dtype=torch.float64)
-    if len(difference) < 3 or difference.mean().abs() <= difference.std():
-        return "not resolved"
-    return "ahead" if difference.min() > 0 else "behind" if difference.max() < 0 else "not resolved"

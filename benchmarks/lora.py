@@ -8,6 +8,7 @@ import argparse
 import time
 
 import torch
+from claims import parsed
 from torch import nn
 from torch.nn import functional as F
 
@@ -82,9 +83,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--train", type=int, default=400, help="names to learn from")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args, options = parsed(parser)
     begun, seeds, start = records.commit(), tuple(range(args.seeds)), time.process_time()
     rows = {split: data.view(split) for split in SPLITS}
     encoder, found = TextEncoder.from_pretrained(), {}
@@ -113,7 +112,6 @@ def main() -> None:
     print(said, *(f"{way:12} {records.show(f['test'])} {f['trained']:,} rate {f['rate']:g}"
                   for way, f in found.items()), sep="\n")
     if not args.dry:
-        options = "".join(f" --{k} {v}" for k, v in vars(args).items() if k != "dry" and v != parser.get_default(k))
         records.record("lora", f"python benchmarks/lora.py{options}", seeds,
                        {"ways": found, "verdict": said, "texts": args.train, "epochs": args.epochs}, begun=begun)
 

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import torch
+from claims import parsed
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
@@ -72,9 +73,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--each", type=int, default=50, help="drawings of each digit")
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args, options = parsed(parser)
     begun, seeds, found = records.commit(), tuple(range(args.seeds)), {}
     for seed in seeds:
         for way, two_way in (("two-way", True), ("causal", False)):
@@ -85,7 +84,6 @@ def main() -> None:
     said = verdict(figures)
     print(said)
     if not args.dry:
-        options = "".join(f" --{k} {v}" for k, v in vars(args).items() if k != "dry" and v != parser.get_default(k))
         records.record("transfusion", f"python benchmarks/transfusion.py{options}", seeds,
                        {"ways": figures, "verdict": said, "steps": args.steps, "drawings": 10 * args.each}, begun=begun)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEARNING', 'TOP', 'WAYS', 'new_model', 'first_stage', 'train_one', 'measure', 'costs', 'jobs', 'claim_folder',
-           'gather', 'ahead', 'run', 'run_together', 'main']
+           'gather', 'run', 'run_together', 'main']
 
 # %% ../nbs/19_capstone.ipynb #5e691aee
 import argparse
@@ -27,7 +27,7 @@ from torch import nn
 from . import data
 from .course.files import atomically
 from .course.parts import step_flops, utilisation
-from .course.records import checkout, commit, machine, peak_memory, record, spread
+from .course.records import ahead, checkout, commit, machine, peak_memory, record, spread
 from .course.report import as_text, write_report
 from .course.weights import load_into
 from .finetune import FinetuneConfig, finetune
@@ -197,14 +197,6 @@ def gather(runs: Mapping[str, dict], split: str) -> dict[str, dict]:
     for name, result in runs.items():
         kinds.setdefault(name.rsplit("/", 1)[0], []).append(result[split])
     return {kind: {key: spread([r[key] for r in found]) for key in found[0]} for kind, found in kinds.items()}
-
-
-def ahead(ours: Mapping, theirs: Mapping) -> str:
-    "`ahead` or `behind` when every seed says so and the mean difference exceeds its deviation, else `not resolved`."
-    difference = np.array(ours["values"]) - np.array(theirs["values"])
-    if len(difference) < 3 or abs(difference.mean()) <= difference.std(ddof=1):
-        return "not resolved"
-    return "ahead" if difference.min() > 0 else "behind" if difference.max() < 0 else "not resolved"
 
 # %% ../nbs/19_capstone.ipynb #a62f58fa
 def run(

@@ -27,7 +27,7 @@ from torch import Tensor
 from .course.emoji import (
     RATE, SIZE, STYLES, Emoji, Voice, distances, drawings, find_espeak, read_names, speak, word_family)
 from .course.files import OPENMOJI, UNICODE, atomically, cache_dir, sha256_of
-from .course.tables import is_whole, open_part, write_part
+from .course.tables import is_whole, open_part, write_media, write_part
 
 # %% ../nbs/05_data.ipynb #4004a153
 MODALITIES = ("text", "picture", "sound")
@@ -84,21 +84,14 @@ def split_families(head: np.ndarray, group: Sequence[str], shares: Sequence[floa
 def make_pictures(path: Path, recipe: Recipe, names: Sequence[Emoji], step: Callable[[], object]) -> None:
     "The part with the pictures of both styles."
     from datasets import Image
-    pairs = []
-    for pair in drawings(names, recipe.size):
-        pairs.append(pair); step()
-    write_part(path, {style: [{"bytes": pair[style], "path": None} for pair in pairs] for style in STYLES},
-               {style: Image(decode=False) for style in STYLES})
+    write_media(path, drawings(names, recipe.size), Image(decode=False), step)
 
 
 def make_sounds(path: Path, recipe: Recipe, names: Sequence[Emoji], step: Callable[[], object]) -> None:
     "The part with the sounds of one voice, which is the name of the file."
     from datasets import Audio
-    sounds, column = [], f"sound_{path.stem}"
-    for sound in speak([item.name for item in names], dict(recipe.voices)[path.stem], recipe.rate):
-        sounds.append(sound); step()
-    write_part(path, {column: [{"bytes": sound, "path": None} for sound in sounds]},
-               {column: Audio(recipe.rate, decode=False)})
+    sounds = speak([item.name for item in names], dict(recipe.voices)[path.stem], recipe.rate)
+    write_media(path, ({f"sound_{path.stem}": sound} for sound in sounds), Audio(recipe.rate, decode=False), step)
 
 # %% ../nbs/05_data.ipynb #a4ef79d6
 def make_names(path: Path, recipe: Recipe, names: Sequence[Emoji]) -> None:

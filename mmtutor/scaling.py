@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .course.checkpoints import own_randomness, save_checkpoint
-from .finetune import History, Run, resume
-from .optimiser import FinetuneConfig, NotFinite, Optimiser, split_window, to_device, update
+from .finetune import History, Run, close_epoch, note_step, resume, validated
+from .optimiser import FinetuneConfig, NotFinite, Optimiser, add_gradient, split_window, update
 from .processes import Team
 
 # %% ../nbs/18_scaling.ipynb #8705ac2c
@@ -60,21 +60,14 @@ def add_up(tensors: Sequence[Tensor], bucket: int = 25 * 2**20) -> int:
 # %% ../nbs/18_scaling.ipynb #ef891210
 def _gradients(run: Run, loss_fn: Callable, train, micro: tuple[Tensor, ...], us: Team) -> list[tuple]:
     "The sum of the gradients of all ranks' micro-batches; and of each its number, loss, and what else was reported."
-    optimiser, step, said = run.optimiser, run.history.step, []
-    config, device = optimiser.config, optimiser.device
-    count, low = sum(map(len, micro)), torch.float16 if config.precision == "float16" else torch.bfloat16
+    optimiser, seed, step, said = run.optimiser, run.optimiser.config.seed, run.history.step, []
+    count = sum(map(len, micro))
     optimiser.adamw.zero_grad(set_to_none=True)
     for number in range(us.rank, len(micro), us.size):
-        seed_all(seed_for(config.seed, step, number))
-        run.noise.manual_seed(seed_for(config.seed, step, number, 1))
-        batch = to_device(train[micro[number]], device)
-        with torch.autocast(device.type, dtype=low, enabled=config.precision != "float32"):
-            loss, more = loss_fn(optimiser.model, batch, run.noise)
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            raise ValueError(f"finetune_distributed: loss_fn returned {getattr(loss, 'shape', loss)!r}, expected one "
-                             "number with a gradient: the mean over the batch")
-        optimiser.scaler.scale(loss * (len(micro[number]) / count)).backward()
-        said.append((number, loss.detach().float().reshape(()), dict(more)))
+        seed_all(seed_for(seed, step, number))
+        run.noise.manual_seed(seed_for(seed, step, number, 1))
+        said.append((number, *add_gradient(
+            optimiser, loss_fn, train[micro[number]], len(micro[number]) / count, run.noise)))
     said = [(number, loss.item(), {k: float(v) for k, v in more.items()}) for number, loss, more in said]
     if us.size > 1:
         found = us.each((said, [p.grad is not None for p in optimiser.parameters()]))
@@ -96,43 +89,17 @@ def _take_step(run: Run, loss_fn: Callable, train, window: Int[Tensor, " samples
     except NotFinite:
         optimiser.adamw.zero_grad(set_to_none=True)
         raise
-    for number, loss, more in said:
-        for name, value in {"loss": loss, **{f"parts.{k}": v for k, v in more.items()}}.items():
-            entry = history.sums.setdefault(name, [0.0, 0])
-            entry[0] += value * len(micro[number])
-            entry[1] += len(micro[number])
-    history.losses.append(sum(loss * len(micro[number]) for number, loss, _ in said) / len(window))
-    history.rates.append(optimiser.adamw.param_groups[-1]["lr"])
-    history.step += 1
+    note_step(run, [(len(micro[number]), {"loss": loss, **{f"parts.{k}": v for k, v in more.items()}})
+                    for number, loss, more in said])
     return history.losses[-1]
 
 # %% ../nbs/18_scaling.ipynb #7c6a97d9
 def _close_epoch(run: Run, validate: Callable | None, us: Team) -> None:
-    "Write the epoch into the history; rank 0 validates and tells the rest; all keep the best weights."
-    history, model = run.history, run.optimiser.model
-    means = {name: total / count for name, (total, count) in history.sums.items()}
-    entry = {"epoch": len(history) + 1, "step": history.step, "loss": means.pop("loss"),
-             "parts": {k.removeprefix("parts."): v for k, v in means.items()}}
-    history.sums = {}
+    "Rank 0 validates and tells the rest; all write the epoch into their history."
+    found = None
     if validate is not None:
-        found = None
-        if us.rank == 0:
-            modes = [(m, m.training) for m in model.modules()]
-            model.eval()
-            with torch.no_grad(), own_randomness():
-                found = {k: float(v) for k, v in validate(model).items()}
-            for module, mode in modes:
-                module.training = mode
-        found = entry["validation"] = us.said(found)
-        if not math.isfinite(found.get("score", math.nan)):
-            raise ValueError(f"finetune_distributed: validate returned {found}, expected a finite number under 'score'")
-        if history.best is None or found["score"] > history[history.best]["validation"]["score"]:
-            history.best = len(history)
-            run.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-    history.append(entry)
-    patience = run.optimiser.config.patience
-    if patience is not None and len(history) - 1 - history.best >= patience:
-        history.stopped = f"no better score in {patience} epochs; the best was that of epoch {history.best + 1}"
+        found = us.said(validated(run.optimiser.model, validate) if us.rank == 0 else None)
+    close_epoch(run, found)
 
 # %% ../nbs/18_scaling.ipynb #317da7c8
 def _check_team(model: nn.Module, train, config: FinetuneConfig, us: Team) -> None:

@@ -10,6 +10,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
+pytest.register_assert_rewrite("browsing", "refusals")
+
+import browsing  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -52,3 +55,34 @@ def built():
     from mmtutor import data
     data.build(progress=False)
     return data
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    "Chromium, for the tests of one file: while it is open, nothing else in this process can run an event loop."
+    with browsing.open_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def read(chromium, address):
+    "Open a page of the module's `address`: `read('one')`."
+    opened = []
+
+    def read(name: str, **more) -> browsing.Reader:
+        opened.append(browsing.Reader(chromium, address, name, **more))
+        return opened[-1]
+
+    yield read
+    for reader in opened:
+        reader.context.close()
+
+
+@pytest.fixture
+def javascript(chromium, address):
+    "Call exported functions of a module: `javascript('softmax', ['softmax', [1, 2]], …)`."
+    from mmtutor.course import interactive
+    page = chromium.new_page()
+    page.goto(address + "broken.html")
+    yield lambda module, *calls: page.evaluate(browsing.GOLDEN, [interactive.source(module), [list(c) for c in calls]])
+    page.close()

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from mmtutor.attention import attend, attention_weights, causal_mask, padding_mask
 
@@ -267,10 +268,8 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_named(fused, name):
     make, words = BAD[name]
-    with pytest.raises(ValueError) as caught:
+    with refused(*words):
         attend(*make(*qkv()), fused=fused)
-    for word in words:
-        assert word in str(caught.value)
 
 
 @pytest.mark.bad_input

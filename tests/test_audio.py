@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from pretrained import hub
 from torch import nn
 
 from mmtutor import audio, listening
@@ -234,11 +235,7 @@ def test_wrong_use_of_the_transformer(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match="AudioTransformer cannot hold this model: model_type is 'bert', expected 'wh"):
         AudioTransformer.from_pretrained(tmp_path)
-
-    def unreachable(*args, **options):
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    hub(monkeypatch, None)
     with pytest.raises(FileNotFoundError, match=r"'nobody/nothing' is no folder.* not give it \(ConnectionError\)"):
         AudioTransformer.from_pretrained("nobody/nothing")
 
@@ -276,16 +273,10 @@ def test_settings_without_weights(whisper, tmp_path):
 
 
 def test_hub_name_is_asked_for_safetensors_only(whisper, monkeypatch):
-    asked = {}
-
-    def download(name, allow_patterns):
-        asked.update(name=name, patterns=allow_patterns)
-        return str(whisper[1] / "model")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    asked = hub(monkeypatch, whisper[1] / "model")
     assert AudioTransformer.from_pretrained("openai/whisper-none").dim == 32
     assert asked["name"] == "openai/whisper-none"
-    assert all(p.endswith((".json", ".safetensors")) for p in asked["patterns"])
+    assert all(p.endswith((".json", ".safetensors")) for p in asked["allow_patterns"])
 
 
 @torch.no_grad()

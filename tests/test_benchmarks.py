@@ -1,4 +1,5 @@
 """The benchmarks run, at toy size, and record what their readers expect. No test here looks at a time."""
+import argparse
 import json
 import sys
 import tomllib
@@ -13,6 +14,7 @@ import budgets  # noqa: E402
 import chapters  # noqa: E402
 import claim_A1  # noqa: E402
 import claim_A2  # noqa: E402
+import claims  # noqa: E402
 import gradcache  # noqa: E402
 import imports  # noqa: E402
 import mutants  # noqa: E402
@@ -292,6 +294,21 @@ def test_jobs_are_run_apart_and_a_failure_stops_no_other(monkeypatch, tmp_path, 
     assert run.main() == 1
     out = capfd.readouterr().out
     assert "FAILED" in out and "stopped after 5 s" in out and "fine" in out and "Budgets" in out
+
+
+def test_the_recorded_command_has_what_is_not_the_default(monkeypatch, one_thread):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=16)
+    monkeypatch.setattr(sys, "argv", ["claim.py", "--epochs", "2", "--dry"])
+    args, options = claims.parsed(parser)
+    assert options == " --epochs 2" and args.dry and args.seeds == 3
+
+
+def test_figures_of_all_seeds_are_gathered_in_their_groups(capsys):
+    found = claims.over_seeds((0, 1, 2), lambda seed: {"all": {"test": seed / 10}, "cost": 1.0 * seed})
+    assert found["all"]["test"]["values"] == [0.0, 0.1, 0.2] and found["cost"]["mean"] == 1
+    assert capsys.readouterr().out.startswith("seed 0 ")
 
 
 def test_every_job_is_there_and_can_be_tried():

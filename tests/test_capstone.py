@@ -50,14 +50,6 @@ def test_top_and_all_leave_batch_norm_and_text_alone():
     assert not any(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d))
 
 
-def test_ahead_wants_every_seed_and_a_clear_mean():
-    figure = lambda *values: records.spread(values)
-    assert capstone.ahead(figure(.6, .62, .61), figure(.5, .51, .52)) == "ahead"
-    assert capstone.ahead(figure(.5, .51, .52), figure(.6, .62, .61)) == "behind"
-    assert capstone.ahead(figure(.6, .62, .5), figure(.5, .51, .52)) == "not resolved"
-    assert capstone.ahead(figure(.9), figure(.1)) == "not resolved"
-
-
 def test_jobs_hold_learning_rates_and_every_seed():
     names = list(capstone.jobs(replace(inputs.PROFILES["full"], learning_rates=(1e-3, 3e-3))))
     assert len(names) == len(set(names))
@@ -158,7 +150,7 @@ def test_recorded_run_keeps_what_the_readme_says():
     test = figures["test"][f"frozen/decoder/picture+sound/{inputs.RATE:g}"]
     both, parts = test["clean/R@10/picture+sound"], [test[f"clean/R@10/{m}"] for m in ("picture", "sound")]
     assert both["n"] == 3 and both["mean"] >= 0.55
-    assert all(capstone.ahead(both, part) == "ahead" for part in parts)
+    assert all(records.ahead(both, part) == "ahead" for part in parts)
     together = test["degraded/group/text+picture+sound"]
     assert all(together["mean"] - test[f"degraded/group/{m}"]["mean"] >= 0.05 for m in inputs.MODALITIES)
     assert test["odd"]["mean"] >= 0.62, "chance is 1/4"

@@ -237,6 +237,14 @@ def test_spread_refuses_what_is_no_number(values):
         records.spread(values)
 
 
+def test_ahead_wants_every_seed_and_a_clear_mean():
+    figure = lambda *values: records.spread(values)
+    assert records.ahead(figure(.6, .62, .61), figure(.5, .51, .52)) == "ahead"
+    assert records.ahead(figure(.5, .51, .52), figure(.6, .62, .61)) == "behind"
+    assert records.ahead(figure(.6, .62, .5), figure(.5, .51, .52)) == "not resolved"
+    assert records.ahead(figure(.9), figure(.1)) == records.ahead(figure(.6, .7), figure(.5, .5)) == "not resolved"
+
+
 @pytest.mark.bad_input
 def test_reading_an_unknown_record_names_the_known_ones(tmp_path):
     records.record("toy", "x", [0], {}, tmp_path)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmtutor import data
+from mmtutor.course import tables
 from mmtutor.course.emoji import distances, read_names, word_family
 from mmtutor.course.files import OPENMOJI, cache_dir, fetch
 
@@ -148,14 +149,14 @@ def test_a_second_build_waits_for_the_first(empty, monkeypatch):
 
 
 def test_full_disk_says_so_and_leaves_nothing_half_written(reference, empty, monkeypatch):
-    write, full = data.write_part, []
+    write, full = tables.write_part, []
 
     def almost_full(path, columns, features):
         if path.stem == "american_high":
             full.append(path)
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, columns, features)
-    monkeypatch.setattr(data, "write_part", almost_full)
+    monkeypatch.setattr(tables, "write_part", almost_full)
     with pytest.raises(OSError, match="is full; about 300 MB.*MMTUTOR_CACHE") as caught:
         data.build(progress=False, recipe=TINY)
     assert caught.value.errno == errno.ENOSPC and full and not leftovers()

@@ -1,17 +1,14 @@
 """The docs site, built once and read in Chromium: nothing missing, nothing broken, nothing from another host."""
-import http.server
-import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import sys
-import threading
 import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
+from browsing import axe, complaints, fence, new_page, serve
 from test_repository import LADDER
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,9 +17,6 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import build_docs  # noqa: E402
 import smalldocs.site  # noqa: E402
 from docs import checks, generated, pages, reference  # noqa: E402
-
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update"]
 
 
 def cell(kind: str, source: str, **more) -> dict:
@@ -180,41 +174,9 @@ def build(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.fail("no Chromium on the PATH: install Debian's package `chromium` (apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-def serve(folder: Path) -> http.server.ThreadingHTTPServer:
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args, **more):
-            super().__init__(*args, directory=str(folder), **more)
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
-
-
-@pytest.fixture(scope="module")
 def address(build):
-    server = serve(build[0])
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-
-
-def opened(browser):
-    page = browser.new_page()
-    page.set_default_timeout(120_000)  # a busy machine is not an error
-    return page
+    with serve(build[0]) as address:
+        yield address
 
 
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -281,13 +243,9 @@ JUDGED = {("light", 1280), ("dark", 390)}  # by axe; the other two have the same
 @pytest.fixture(scope="module")
 def visits(build, chromium, address) -> dict[tuple[str, str, int], dict]:
     "Every page, loaded once and looked at in light and in dark, on a desk and on a phone."
-    axe = Path(importlib.util.find_spec("axe_playwright_python").origin).with_name("axe.min.js").read_text("utf-8")
-    found, foreign, said, known = {}, [], [], {"light": [], "dark": []}
-    page = opened(chromium)
-    page.route(lambda url: not url.startswith((address, "data:", "blob:")),
-               lambda r: (foreign.append(r.request.url), r.abort()))
-    page.on("console", lambda m: said.append(f"{m.type}: {m.text}"))
-    page.on("pageerror", lambda e: said.append(f"error: {e}"))
+    found, known = {}, {"light": [], "dark": []}
+    page = new_page(chromium)
+    foreign, said = fence(page, address), complaints(page)
     page.on("response", lambda r: said.append(f"{r.status} {r.url}") if r.status >= 400 else None)
     for file in checks.pages_of(build[0]):
         name = file.relative_to(build[0]).as_posix()
@@ -295,7 +253,7 @@ def visits(build, chromium, address) -> dict[tuple[str, str, int], dict]:
         page.emulate_media(color_scheme="light", reduced_motion="reduce")  # no fading while colours are read
         page.set_viewport_size({"width": 1280, "height": 900})
         page.goto(address + name, wait_until="load")
-        page.evaluate(axe)
+        page.evaluate(axe())
         for scheme, width in SETTINGS:
             page.emulate_media(color_scheme=scheme)
             page.set_viewport_size({"width": width, "height": 900})
@@ -394,7 +352,7 @@ class TestInChromium:
         assert {k: v["wide"] for k, v in visits.items() if v["wide"] > 0} == {}
 
     def test_search_finds_a_term_and_leads_to_it(self, chromium, address):
-        page = opened(chromium)
+        page = new_page(chromium)
         page.goto(address)
         page.get_by_label("Search").first.fill("Okabe")
         page.locator(".smalldocs-search-results a[href*='course/figures.html']").first.click()
@@ -403,7 +361,7 @@ class TestInChromium:
         page.close()
 
     def test_the_reference_shows_signatures_and_leads_to_the_course(self, chromium, address):
-        page = opened(chromium)
+        page = new_page(chromium)
         page.goto(address + "api/course.records.html#spread")
         assert "def spread(values: Sequence[float]) -> dict:" in page.inner_text("main")
         page.locator("a[href*='mmtutor.course.records.spread']").first.click()
@@ -417,7 +375,7 @@ class TestInChromium:
             name, _, source = text.partition(" = ")
             assert name == f'window.mmtutorModules["{module.stem}"]'
             assert json.loads(source.rstrip(";\n")) == module.read_text("utf-8")
-        page = opened(chromium)
+        page = new_page(chromium)
         page.emulate_media(color_scheme="light")
         page.goto(address + "course/interactive.html")
         figures = page.locator(".mmtutor-figure").all()
@@ -439,7 +397,7 @@ class TestInChromium:
         page.close()
 
     def test_the_reader_switches_between_light_and_dark(self, chromium, address):
-        page = opened(chromium)
+        page = new_page(chromium)
         page.goto(address)
         before = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.locator(".quarto-color-scheme-toggle").first.click()
@@ -451,7 +409,7 @@ class TestInChromium:
         page.close()
 
     def test_a_figure_on_its_page_answers_to_keyboard_and_mouse(self, chromium, address):
-        page = opened(chromium)
+        page = new_page(chromium)
         page.goto(address + "attention.html")
         figure = page.locator(".mmtutor-figure[data-figure=softmax]").first
         figure.scroll_into_view_if_needed()
@@ -474,10 +432,8 @@ class TestInChromium:
     def test_the_zip_is_the_site_without_a_server(self, build, chromium, tmp_path):
         with zipfile.ZipFile(build[0] / "mmtutor-site.zip") as file:
             file.extractall(tmp_path)
-        root, said = tmp_path / "mmtutor-site", []
-        page = opened(chromium)
-        page.on("console", lambda m: said.append(f"{m.type}: {m.text}"))
-        page.on("pageerror", lambda e: said.append(f"error: {e}"))
+        root, page = tmp_path / "mmtutor-site", new_page(chromium)
+        said = complaints(page)
         page.goto((root / "index.html").as_uri())
         assert "offline copy" in page.inner_text("main")
         page.goto((root / "attention.html").as_uri())
@@ -510,14 +466,13 @@ class TestInChromium:
         site = smalldocs.site.build(tmp_path, quiet=True).out
         build_docs.finish(site, {})
         assert any("<script> is active content" in line for line in checks.problems(site, []))
-        server, asked = serve(site), []
-        page = opened(chromium)
+        asked, page = [], new_page(chromium)
         page.on("request", lambda r: asked.append(r))
-        page.goto(f"http://127.0.0.1:{server.server_port}/")
-        page.evaluate("document.querySelector('#go').click(), document.querySelector('#send').click()")
-        page.wait_for_timeout(500)
-        assert page.evaluate("document.documentElement.dataset.ran") is None
-        assert {r.failure for r in asked if "elsewhere" in r.url} <= {"csp"}, "stopped before it left"
-        assert page.url.startswith("http://127.0.0.1") and "Text" in page.inner_text("main")
-        page.close()
-        server.shutdown()
+        with serve(site) as address:
+            page.goto(address)
+            page.evaluate("document.querySelector('#go').click(), document.querySelector('#send').click()")
+            page.wait_for_timeout(500)
+            assert page.evaluate("document.documentElement.dataset.ran") is None
+            assert {r.failure for r in asked if "elsewhere" in r.url} <= {"csp"}, "stopped before it left"
+            assert page.url.startswith("http://127.0.0.1") and "Text" in page.inner_text("main")
+            page.close()

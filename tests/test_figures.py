@@ -1,17 +1,14 @@
 """The interactive figures: their mathematics against torch, their values, and what a reader meets in Chromium."""
-import http.server
-import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from browsing import axe_is_content, close, serve, write_figures
 
 from mmtutor.course import interactive
 from mmtutor.course.attention_explorer import AttentionExplorer, axis_parts, frames, patches
@@ -20,12 +17,9 @@ from mmtutor.course.interactive import BlockExplorer, PositionExplorer, SoftmaxE
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import build_docs  # noqa: E402
 from docs import offline  # noqa: E402
 
 WIDGETS = sorted((ROOT / "mmtutor" / "course" / "widgets").glob("*.js"))
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update"]
 AB = ["a", "b"]
 WORDS = ["the", "cat", "sat", "down"]
 
@@ -196,115 +190,30 @@ def test_a_step_keeps_the_shape_and_a_corner():
     assert block_figure().steps[2]["adds"] == [0]
 
 
+def holds_to_the_rules(figure: interactive.Interactive, monkeypatch) -> None:
+    "What every figure promises."
+    path = Path(interactive.__file__).with_name("widgets") / f"{figure.module}.js"
+    test_a_module_is_small_and_stands_alone(path)
+    test_static_html_has_a_picture_with_alt_text_and_a_table(figure)
+    test_the_widget_has_the_values_and_the_module(figure)
+    test_the_output_always_carries_text_and_html(figure, monkeypatch)
+
+
 # In Chromium, as the docs site shows them
-
-PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Figures</title>
-<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
-<style>body{margin:8px}html.quarto-dark{background:#15181c;color:#eee}</style></head><body><main><h1>Figures</h1>%s</main></body></html>"""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.fail("no Chromium on the PATH: install Debian's package `chromium` (apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
-
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     "A site of three pages: every figure, two of a kind, and one whose module is broken."
     site = tmp_path_factory.mktemp("figures")
     shown = {"all": every(), "two": [softmax_figure(), softmax_figure()], "broken": [softmax_figure()]}
-    for name, found in shown.items():
-        text = PAGE % "".join(f.static() for f in found)
-        (site / f"{name}.html").write_text(text.replace('"softmax"', '"gone"') if name == "broken" else text, "utf-8")
-    build_docs.enliven(site)
+    write_figures(site, **shown)
+    path = site / "broken.html"
+    path.write_text(path.read_text("utf-8").replace('"softmax"', '"gone"'), "utf-8")
     broken = offline.module_text("gone", "export default { render() { throw new Error('no'); } };")
     (site / "site_libs" / "figures" / "gone.text.js").write_text(broken)
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args, **more):
-            super().__init__(*args, directory=str(site), **more)
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-
-
-class Reader:
-    "A page with figures, opened by a reader; what it asked of other hosts and what it complained about."
-
-    def __init__(self, browser, address: str, name: str, **more):
-        self.context = browser.new_context(**({"viewport": {"width": 900, "height": 3000}} | more))
-        self.page, self.foreign, self.said = self.context.new_page(), [], []
-        self.page.set_default_timeout(60_000)
-        self.page.route(lambda url: not url.startswith((address, "data:", "blob:")),
-                        lambda r: (self.foreign.append(r.request.url), r.abort()))
-        self.page.on("console", lambda m: self.said.append(f"{m.type}: {m.text}"))
-        self.page.on("pageerror", lambda e: self.said.append(f"error: {e}"))
-        self.page.goto(f"{address}{name}.html")
-        if more.get("java_script_enabled", True):
-            done = "[...document.querySelectorAll('.mmtutor-figure')].every(f => f.dataset.state)"
-            self.page.wait_for_function(done)
-
-    def frame(self, number: int):
-        return self.page.locator(".mmtutor-figure iframe").nth(number).element_handle().content_frame()
-
-    def hears(self, number: int, that: str) -> bool:
-        "What the page has from a figure, `v`, comes to fulfil a condition: a message takes its time."
-        figure = "document.querySelectorAll('.mmtutor-figure')[number]"
-        self.page.wait_for_function(f"number => (v => {that})(JSON.parse({figure}.dataset.values))", arg=number)
-        return True
-
-    def set(self, number: int, **values) -> None:
-        self.page.evaluate("([n, values]) => document.querySelectorAll('.mmtutor-figure iframe')[n]"
-                           ".contentWindow.postMessage({ values }, '*')", [number, values])
-
-    def dark(self, on: bool) -> None:
-        self.page.evaluate("on => document.documentElement.classList.toggle('quarto-dark', on)", on)
-        for frame in self.page.frames[1:]:
-            frame.locator(f"html[data-theme={'dark' if on else 'light'}]").wait_for()
-
-
-@pytest.fixture
-def read(chromium, address):
-    opened = []
-
-    def read(name: str, **more) -> Reader:
-        opened.append(Reader(chromium, address, name, **more))
-        return opened[-1]
-
-    yield read
-    for reader in opened:
-        reader.context.close()
-
-
-GOLDEN = """async ([code, calls]) => {
-  const module = await import(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
-  return calls.map(([name, ...given]) => module[name](...given));
-}"""
-
-
-@pytest.fixture
-def javascript(chromium, address):
-    "Call exported functions of a module: `javascript('softmax', ['softmax', [1, 2]], …)`."
-    page = chromium.new_page()
-    page.goto(address + "broken.html")
-    yield lambda module, *calls: page.evaluate(GOLDEN, [interactive.source(module), [list(c) for c in calls]])
-    page.close()
-
-
-def close(found, expected, tolerance=1e-12):
-    torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), expected, atol=tolerance, rtol=0)
+    with serve(site) as address:
+        yield address
 
 
 @pytest.mark.browser
@@ -379,22 +288,9 @@ class TestInChromium:
 
     @pytest.mark.parametrize("width", [900, 390])
     def test_axe_finds_nothing_in_light_and_dark(self, read, width):
-        axe = Path(importlib.util.find_spec("axe_playwright_python").origin).with_name("axe.min.js").read_text("utf-8")
         reader = read("all", viewport={"width": width, "height": 6000}, reduced_motion="reduce")
-        grounds = []
-        for dark in (False, True):
-            reader.dark(dark)
-            for number in range(4):
-                frame = reader.frame(number)
-                if not dark:
-                    frame.evaluate(axe)
-                    frame.locator("summary").click()
-                found = frame.evaluate("axe.run('main')")
-                wrong = [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found["violations"]]
-                assert wrong == [] and len(found["passes"]) > 10
-                assert frame.evaluate("document.documentElement.scrollWidth <= innerWidth"), "no sideways scrolling"
-            grounds.append(frame.evaluate("getComputedStyle(document.querySelector('.mmt')).backgroundColor"))
-        assert grounds == ["rgb(255, 255, 255)", "rgb(23, 26, 31)"]
+        for number in range(4):
+            axe_is_content(reader, number)
 
     def test_without_scripts_the_picture_and_the_table_stay(self, read):
         page = read("all", java_script_enabled=False).page

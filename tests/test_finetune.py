@@ -1,7 +1,9 @@
 """The loop against plain PyTorch; resuming to the bit; kills, damage, NaN."""
 import json
 import random
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,21 +17,12 @@ from mmtutor.course import checkpoints
 from mmtutor.finetune import FinetuneConfig, ReadAhead, finetune
 from mmtutor.optimiser import NotFinite, schedule
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+from killed import Model, loss_fn, validate  # noqa: E402
+
 QUIET = {"progress": False}
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = FinetuneConfig(epochs=3, batch_size=4, accumulate=3, learning_rate=1e-2)
-
-
-class Model(nn.Module):
-    "Dropout and running statistics: everything that a resumed run could get wrong."
-    def __init__(self, seed=0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.encoders = nn.ModuleDict({"a": nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3))})
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x):
-        return self.head(self.encoders["a"](x).relu())
 
 
 class Data:
@@ -45,18 +38,6 @@ class Data:
     def __getitem__(self, rows):
         shift = 0.1 * random.gauss(0, 1) + 0.1 * np.random.normal()  # noqa: NPY002
         return self.x[rows] + shift, self.y[rows]
-
-
-def loss_fn(model, batch, generator):
-    x, y = batch
-    logits = model(x + 0.1 * torch.randn(x.shape, generator=generator, dtype=x.dtype))
-    return F.cross_entropy(logits, y), {"accuracy": (logits.argmax(-1) == y).float().mean()}
-
-
-def validate(model):
-    "Draws random numbers, which must not be felt."
-    data = Data()
-    return {"score": -F.cross_entropy(model(data.x), data.y), "noise": torch.rand(1)}
 
 
 def same(a, b):

@@ -69,14 +69,6 @@ def figures(**changed):
     return {"values": changed.get("values", [0.5, 0.5, 0.5]), "mean": float(np.mean(changed.get("values", [0.5])))}
 
 
-def test_ahead_wants_every_seed_and_more_than_the_spread():
-    said = lambda ours, theirs: fusing.ahead({"values": ours}, {"values": theirs})
-    assert said([0.6, 0.61, 0.62], [0.5, 0.5, 0.5]) == "ahead"
-    assert said([0.5, 0.5, 0.5], [0.6, 0.61, 0.62]) == "behind"
-    assert said([0.6, 0.61, 0.49], [0.5, 0.5, 0.5]) == "not resolved"
-    assert said([0.6, 0.7], [0.5, 0.5]) == "not resolved"
-
-
 def test_the_verdict_of_F1_follows_the_figures():
     found = {f"{split}/{task}/{'+'.join(s)}": figures() for split in ("validation", "test") for task in claim_F1.TASKS
              for s in claim_F1.SUBSETS}

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_pooled import DIM, MODALITIES, close, refuses_bad_tokens, some
 from torch import nn
 
 import mmtutor.fusion
 from mmtutor.fusion import FUSIONS, SharedFusionDecoder, equal_hidden, fusion_cost, make_fusion
 from mmtutor.transformer import Tokens
 
-MODALITIES, DIM = ("text", "picture", "sound"), 8
 DESIGNS = {name: (name, {} if name in ("score", "concat", "gated") else {"heads": 2}) for name in FUSIONS}
 DESIGNS |= {"asking": ("decoder", {"depth": 1, "heads": 2, "queries": 1, "ask": ["text", "sound"]}),
             "levels": ("hierarchical", {"levels": [["sound"], ["text", "picture"]], "heads": 2}),
@@ -25,23 +25,9 @@ def fusion_of(name):
     return make_fusion(DESIGNS[name][0], MODALITIES, DIM, **DESIGNS[name][1]).double().eval()
 
 
-def some(batch=3, sizes=(4, 5, 2), dim=DIM, share=0.3):
-    "Tokens with some padding; every row of every modality has at least its first token."
-    found = {}
-    for m, n in zip(MODALITIES, sizes):
-        mask = torch.rand(batch, n) > share
-        mask[:, 0] = True
-        found[m] = Tokens(torch.randn(batch, n, dim, dtype=torch.float64), mask)
-    return found
-
-
 def hide(tokens, names, filling=float("nan")):
     return tokens | {m: Tokens(torch.full_like(values, filling), torch.zeros_like(mask))
                      for m, (values, mask) in tokens.items() if m in names}
-
-
-def close(a, b):
-    torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
 SUBSETS = [tuple(m for m, bit in zip(MODALITIES, f"{n:03b}") if bit == "1") for n in range(1, 8)]
@@ -248,17 +234,7 @@ def test_save_and_load(name, tmp_path):
 @pytest.mark.bad_input
 @every_design
 def test_bad_tokens_are_named(name):
-    tokens, fusion = some(), fusion_of(name)
-    with pytest.raises(ValueError, match="got tokens of smell; .*known are text, picture, sound"):
-        fusion(tokens | {"smell": tokens["text"]})
-    with pytest.raises(ValueError, match="got tokens of no modality"):
-        fusion({})
-    with pytest.raises(ValueError, match=r"picture is \(2, 5, 8\), expected \(3, tokens, 8\)"):
-        fusion(tokens | {"picture": Tokens(tokens["picture"].values[:2], tokens["picture"].mask[:2])})
-    with pytest.raises(ValueError, match=r"text is \(3, 4, 6\), expected \(3, tokens, 8\)"):
-        fusion({"text": Tokens(tokens["text"].values[..., :6], tokens["text"].mask)})
-    with pytest.raises(ValueError, match=r"mask of text is torch.float64 \(3, 4\), expected torch.bool"):
-        fusion({"text": Tokens(tokens["text"].values, tokens["text"].mask.double())})
+    refuses_bad_tokens(fusion_of(name))
 
 
 @pytest.mark.bad_input

@@ -4,10 +4,10 @@ import re
 import numpy as np
 import pytest
 import torch
+from browsing import axe_is_content, close, label, serve_figures
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_figures import chromium, close, javascript, read  # noqa: F401 (fixtures)
-from test_spectrogram_explorer import axe_is_content, holds_to_the_rules, label, served
+from test_figures import holds_to_the_rules
 from torch import nn
 
 from mmtutor.course import fusion_chooser
@@ -209,7 +209,7 @@ def test_what_does_not_fit_is_refused(given_, said):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory, models):
     away = {"present": (False, True, True), "missing": "zeros"}
-    with served(tmp_path_factory.mktemp("site"), one=[FusionChooser(models, noise=(0.3, 0.3, 1.5), item=3)],
+    with serve_figures(tmp_path_factory.mktemp("site"), one=[FusionChooser(models, noise=(0.3, 0.3, 1.5), item=3)],
                 away=[FusionChooser(models, **away)]) as address:
         yield address
 
@@ -218,7 +218,7 @@ def address(tmp_path_factory, models):
 class TestMathematics:
     @pytest.mark.parametrize("noise", LEVELS, ids=str)
     @pytest.mark.parametrize("kind", KINDS)
-    def test_every_fusion_subset_and_noise_is_torchs(self, javascript, kind, noise):  # noqa: F811
+    def test_every_fusion_subset_and_noise_is_torchs(self, javascript, kind, noise):
         model, x = weights_of(kind), world(noise=noise)
         plain = {name: w.tolist() for name, w in model.items()}
         for present in SUBSETS:
@@ -232,7 +232,7 @@ class TestMathematics:
                 close([f["weights"] for f in found], wanted_weights)
             assert javascript("fusion", *(["best", f["p"]] for f in found)) == wanted.argmax(1).tolist()
 
-    def test_what_an_item_shows(self, javascript):  # noqa: F811
+    def test_what_an_item_shows(self, javascript):
         targets, draws = draw(8, 3)
         for noise in LEVELS:
             x = observe(places(), targets, draws, np.array(noise))
@@ -241,7 +241,7 @@ class TestMathematics:
                                                for t, d in zip(targets, draws.tolist())))
                 close(found, torch.from_numpy(x * np.array(present)[:, None]))
 
-    def test_large_scores_stay_finite(self, javascript):  # noqa: F811
+    def test_large_scores_stay_finite(self, javascript):
         for kind in KINDS:
             model = {name: 100 * w for name, w in weights_of(kind).items()}
             p, _ = reference(kind, model, world(1), torch.tensor([[True, False, True]]))
@@ -263,17 +263,17 @@ def written(chooser: FusionChooser) -> list[list[str]]:
 @pytest.mark.browser
 @pytest.mark.slow
 class TestInChromium:
-    def test_it_is_live_and_asks_nothing_of_anyone(self, read):  # noqa: F811
+    def test_it_is_live_and_asks_nothing_of_anyone(self, read):
         reader = read("one")
         assert reader.page.locator(".mmtutor-figure").get_attribute("data-state") == "live"
         assert reader.frame(0).locator("svg.field").count() == 3 and reader.foreign == [] and reader.said == []
 
     @pytest.mark.parametrize("page", ["one", "away"])
     @pytest.mark.parametrize("width", [900, 390])
-    def test_axe_finds_nothing_in_light_and_dark(self, read, page, width):  # noqa: F811
+    def test_axe_finds_nothing_in_light_and_dark(self, read, page, width):
         axe_is_content(read(page, viewport={"width": width, "height": 2200}, reduced_motion="reduce"))
 
-    def test_noise_switches_and_zeros(self, read, models):  # noqa: F811
+    def test_noise_switches_and_zeros(self, read, models):
         reader, chooser = read("one"), FusionChooser(models, noise=(0.3, 0.3, 1.5), item=3)
         frame = reader.frame(0)
         assert rows(frame) == written(chooser), "the table of the page is the table of Python"
@@ -302,7 +302,7 @@ class TestInChromium:
         assert reader.hears(0, "`${v.present}` === 'true,true,true'")
         assert rows(frame) == written(FusionChooser(models, noise=(0.3, 0.3, 1.5), item=3))
 
-    def test_items_by_keyboard_pointer_and_code(self, read, models):  # noqa: F811
+    def test_items_by_keyboard_pointer_and_code(self, read, models):
         reader, chooser = read("one"), FusionChooser(models, noise=(0.3, 0.3, 1.5), item=3)
         frame = reader.frame(0)
         frame.get_by_role("button", name="next item").click()
@@ -321,7 +321,7 @@ class TestInChromium:
         p = chooser.answers()["gated"][0][42]
         assert bars == "gated: " + ", ".join(f"{c} {v:.2f}" for c, v in zip(CLASSES, p))
 
-    def test_other_values_are_drawn(self, read):  # noqa: F811
+    def test_other_values_are_drawn(self, read):
         reader = read("one")
         other = FusionChooser(random_models(classes=2, hidden=2), targets=[1], draws=np.zeros((1, 3, 3)),
                               where=np.ones((3, 2, 2)), classes=["yes", "no"])
@@ -330,12 +330,12 @@ class TestInChromium:
         frame.get_by_text("Item 0 is no.").wait_for()
         assert rows(frame) == written(other)
 
-    def test_less_motion_is_respected(self, read):  # noqa: F811
+    def test_less_motion_is_respected(self, read):
         for less, seconds in (("reduce", "0s"), ("no-preference", "0.2s")):
             frame = read("one", reduced_motion=less).frame(0)
             bar = "getComputedStyle(document.querySelector('.mmt .bars i')).transitionDuration"
             assert frame.evaluate(bar) == seconds
 
-    def test_without_scripts_the_picture_and_the_table_stay(self, read):  # noqa: F811
+    def test_without_scripts_the_picture_and_the_table_stay(self, read):
         page = read("away", java_script_enabled=False).page
         assert page.locator("table").is_visible() and page.locator(".mmtutor-figure img").is_visible()

@@ -9,11 +9,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from browsing import axe_is_content, close, serve_figures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_figures import chromium, close, javascript, read  # noqa: F401 (fixtures)
-from test_spectrogram_explorer import axe_is_content, holds_to_the_rules, served
+from test_figures import holds_to_the_rules
 
 from mmtutor.course.gallery import RATE, Gallery, from_mulaw, item, to_mulaw
 
@@ -169,18 +169,18 @@ def test_import_is_light():
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("site"), one=[gallery()], still=[gallery()]) as address:
+    with serve_figures(tmp_path_factory.mktemp("site"), one=[gallery()], still=[gallery()]) as address:
         yield address
 
 
 @pytest.mark.browser
 class TestMathematics:
-    def test_samples_are_those_of_python(self, javascript):  # noqa: F811
+    def test_samples_are_those_of_python(self, javascript):
         code = bytes(range(256))
         (found,) = javascript("gallery", ["unpack", base64.b64encode(code).decode()])
         close(found, torch.from_numpy(from_mulaw(code)), 1e-12)
 
-    def test_groups_arrows_and_outlines(self, javascript):  # noqa: F811
+    def test_groups_arrows_and_outlines(self, javascript):
         items = [{"group": g} for g in ("a", "b", "a", "")]
         assert javascript("gallery", ["within", items, ""], ["within", items, "a"]) == [[0, 1, 2, 3], [0, 2]]
         for key, at, expected in [("ArrowRight", 2, 3), ("ArrowRight", 9, 9), ("ArrowLeft", 0, 0), ("ArrowDown", 3, 7),
@@ -198,7 +198,7 @@ def pressed(frame) -> list[str]:
 @pytest.mark.browser
 @pytest.mark.slow
 class TestInChromium:
-    def test_it_is_live_and_asks_nothing_of_anyone(self, read):  # noqa: F811
+    def test_it_is_live_and_asks_nothing_of_anyone(self, read):
         reader = read("one")
         frame = reader.frame(0)
         assert reader.page.locator(".mmtutor-figure").get_attribute("data-state") == "live"
@@ -209,10 +209,10 @@ class TestInChromium:
         assert widths == [24] * 7
 
     @pytest.mark.parametrize("width", [900, 390])
-    def test_axe_finds_nothing_in_light_and_dark(self, read, width):  # noqa: F811
+    def test_axe_finds_nothing_in_light_and_dark(self, read, width):
         axe_is_content(read("one", viewport={"width": width, "height": 2000}, reduced_motion="reduce"))
 
-    def test_by_keyboard_alone(self, read):  # noqa: F811
+    def test_by_keyboard_alone(self, read):
         reader = read("one")
         frame = reader.frame(0)
         press = reader.page.keyboard.press
@@ -238,7 +238,7 @@ class TestInChromium:
         press("Shift+Tab")
         assert where() == "owl"
 
-    def test_the_group_filters_and_keeps_or_moves_the_choice(self, read):  # noqa: F811
+    def test_the_group_filters_and_keeps_or_moves_the_choice(self, read):
         reader = read("one")
         frame = reader.frame(0)
         choose = frame.get_by_role("combobox", name="group")
@@ -257,7 +257,7 @@ class TestInChromium:
         frame.locator(".name", has_text="drum").wait_for()
         assert pressed(frame) == ["drum"]
 
-    def test_it_says_what_is_missing(self, read):  # noqa: F811
+    def test_it_says_what_is_missing(self, read):
         reader = read("one")
         frame = reader.frame(0)
         live = frame.locator("[aria-live=polite]")
@@ -272,7 +272,7 @@ class TestInChromium:
         rows = frame.locator("tbody tr").all_text_contents()
         assert rows[3] == "keythings24 × 24none" and rows[4] == "unseenthingsnone0.50"
 
-    def test_it_plays_what_python_packed_and_stops(self, read):  # noqa: F811
+    def test_it_plays_what_python_packed_and_stops(self, read):
         reader, figure = read("one"), gallery()
         frame = reader.frame(0)
         frame.evaluate("""() => { window.heard = []; const start = AudioBufferSourceNode.prototype.start;
@@ -299,7 +299,7 @@ class TestInChromium:
             np.testing.assert_allclose(wave, from_mulaw(base64.b64decode(figure.items[i]["sound"])), atol=1e-6)
         assert reader.foreign == [] and reader.said == []
 
-    def test_without_scripts_the_picture_and_the_table_stay(self, read):  # noqa: F811
+    def test_without_scripts_the_picture_and_the_table_stay(self, read):
         page = read("still", java_script_enabled=False).page
         assert page.locator("table").is_visible() and page.locator(".mmtutor-figure img").is_visible()
         state = page.locator(".mmtutor-figure").get_attribute("data-values")

@@ -1,25 +1,20 @@
 """JupyterLab in a real browser: a notebook of the course opens, every cell runs, no cell fails."""
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import nbformat
 import pytest
+from browsing import await_lab, open_lab
 
 from mmtutor.course.interactive import SoftmaxExplorer
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = "index.ipynb" if (ROOT / "nbs" / "index.ipynb").exists() else "course/records.ipynb"
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update"]
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # every cell is in the page, also what is scrolled away
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -98,15 +93,7 @@ def lab(tmp_path_factory):
     with open(home / "log", "w") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
-        end = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(address + "api", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                if server.poll() is not None or time.monotonic() > end:
-                    pytest.fail("JupyterLab did not start:\n" + (home / "log").read_text()[-3000:])
-                time.sleep(0.3)
+        await_lab(address, server, home / "log", "JupyterLab", 90)
         yield address
     finally:
         server.terminate()
@@ -119,22 +106,8 @@ def lab(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(lab):
-    "JupyterLab in Chromium; `page.foreign` lists what was asked of other hosts."
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.fail("no Chromium on the PATH: install Debian's package `chromium` (apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        page = browser.new_page()
-        page.set_default_timeout(180_000)
-        page.foreign = []
-        page.route(lambda url: not re.match(rf"{re.escape(lab)}|data:|blob:|ws:", url),
-                   lambda r: (page.foreign.append(r.request.url), r.abort()))
-        page.goto(f"{lab}lab")
-        page.wait_for_function("() => window.jupyterapp")
+    with open_lab(lab, 180) as page:
         yield page
-        browser.close()
 
 
 @pytest.mark.browser

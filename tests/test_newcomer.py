@@ -12,13 +12,11 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
-from test_lab import FLAGS, RUN_ALL, RUN_CELL, SETTINGS
+from browsing import await_lab, open_lab
+from test_lab import RUN_ALL, RUN_CELL, SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTER = "01_attention.ipynb"
@@ -149,16 +147,9 @@ def lab(newcomer):
                                   cwd=newcomer.home / "work", stdout=log, stderr=subprocess.STDOUT,
                                   start_new_session=True)
     try:
-        end = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                if server.poll() is not None or time.monotonic() > end:
-                    pytest.fail("mmtutor lab did not start:\n" + (newcomer.home / "log").read_text()[-3000:])
-                time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}/"
+        address = f"http://127.0.0.1:{port}/"
+        await_lab(address, server, newcomer.home / "log", "mmtutor lab", 120)
+        yield address
     finally:
         for word in (signal.SIGTERM, signal.SIGKILL):
             try:
@@ -173,21 +164,8 @@ def lab(newcomer):
 
 @pytest.fixture(scope="module")
 def page(lab):
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.fail("no Chromium on the PATH: install Debian's package `chromium` (apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        page = browser.new_page()
-        page.set_default_timeout(300_000)
-        page.foreign = []
-        page.route(lambda url: not re.match(rf"{re.escape(lab)}|data:|blob:|ws:", url),
-                   lambda r: (page.foreign.append(r.request.url), r.abort()))
-        page.goto(f"{lab}lab")
-        page.wait_for_function("() => window.jupyterapp")
+    with open_lab(lab, 300) as page:
         yield page
-        browser.close()
 
 
 def said(cell: dict) -> str:

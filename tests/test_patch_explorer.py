@@ -5,12 +5,12 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
+from browsing import axe_is_content, label, serve_figures
 from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_figures import chromium, javascript, read  # noqa: F401 (fixtures)
-from test_spectrogram_explorer import axe_is_content, holds_to_the_rules, label, served
+from test_figures import holds_to_the_rules
 from torch import nn
 
 from mmtutor.course import patch_explorer
@@ -170,13 +170,13 @@ def test_what_cannot_be_drawn_is_refused(given_, said):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     shown = [PatchExplorer(picture(), patch=16, layers=DEEP, token=5), deep(), PatchExplorer(picture(), patch=4)]
-    with served(tmp_path_factory.mktemp("site"), one=shown[:1], field=shown[1:2], many=shown[2:]) as address:
+    with serve_figures(tmp_path_factory.mktemp("site"), one=shown[:1], field=shown[1:2], many=shown[2:]) as address:
         yield address
 
 
 @pytest.mark.browser
 class TestMathematics:
-    def test_sizes_and_places_of_patches(self, javascript):  # noqa: F811
+    def test_sizes_and_places_of_patches(self, javascript):
         for height, width in [(48, 64), (96, 96), (97, 96), (224, 224)]:
             assert javascript("patch", ["sizes", height, width]) == [patch_explorer.patch_sizes(height, width)]
         number = np.arange(48 * 64).reshape(48, 64)
@@ -189,7 +189,7 @@ class TestMathematics:
             assert {owner[pixel] for pixel in pixels.flat} == {token}
 
     @pytest.mark.parametrize("given_", [DEEP, lite0(), [(1, 1)], [(2, 2, 0)] * 3])
-    def test_receptive_fields(self, javascript, given_):  # noqa: F811
+    def test_receptive_fields(self, javascript, given_):
         layers = as_layers(given_, 48, 64)
         calls = [(i, place, axis) for i, one in enumerate(layers) for axis in (0, 1)
                  for place in range(one["size"][axis])]
@@ -203,17 +203,17 @@ class TestMathematics:
 @pytest.mark.browser
 @pytest.mark.slow
 class TestInChromium:
-    def test_it_is_live_and_asks_nothing_of_anyone(self, read):  # noqa: F811
+    def test_it_is_live_and_asks_nothing_of_anyone(self, read):
         reader = read("one")
         assert reader.page.locator(".mmtutor-figure").get_attribute("data-state") == "live"
         assert reader.frame(0).locator(".stage").is_visible() and reader.foreign == [] and reader.said == []
 
     @pytest.mark.parametrize("page", ["one", "field", "many"])
     @pytest.mark.parametrize("width", [900, 390])
-    def test_axe_finds_nothing_in_light_and_dark(self, read, page, width):  # noqa: F811
+    def test_axe_finds_nothing_in_light_and_dark(self, read, page, width):
         axe_is_content(read(page, viewport={"width": width, "height": 2000}, reduced_motion="reduce"))
 
-    def test_tokens_by_keyboard_pointer_and_code(self, read):  # noqa: F811
+    def test_tokens_by_keyboard_pointer_and_code(self, read):
         reader = read("one")
         frame = reader.frame(0)
         tokens = frame.get_by_role("option")
@@ -240,7 +240,7 @@ class TestInChromium:
         frame.get_by_text("Token 9: row 2, column 1").wait_for()
         assert tokens.nth(9).get_attribute("aria-selected") == "true"
 
-    def test_another_size_keeps_what_was_chosen(self, read):  # noqa: F811
+    def test_another_size_keeps_what_was_chosen(self, read):
         reader = read("one")
         frame = reader.frame(0)
         label(frame, "patch").press("ArrowLeft")  # 16 → 8
@@ -249,7 +249,7 @@ class TestInChromium:
         frame.get_by_text("8 × 8 × 3 = 192 numbers; attention compares 48 × 48 = 2,304 pairs").wait_for()
         assert frame.locator("tbody tr").count() == 3
 
-    def test_tiles_show_their_patch(self, read):  # noqa: F811
+    def test_tiles_show_their_patch(self, read):
         "A screenshot of a tile is the patch itself."
         reader = read("one", viewport={"width": 900, "height": 1200})
         frame = reader.frame(0)
@@ -262,7 +262,7 @@ class TestInChromium:
             patch = picture().numpy().transpose(1, 2, 0)[row:row + 16, column:column + 16]
             assert np.abs(shown.astype(int) - patch).max() <= 3
 
-    def test_fields_by_keyboard_pointer_and_code(self, read):  # noqa: F811
+    def test_fields_by_keyboard_pointer_and_code(self, read):
         reader = read("one")
         frame = reader.frame(0)
         frame.get_by_role("button", name="receptive field").press("Enter")
@@ -294,10 +294,10 @@ class TestInChromium:
         frame.get_by_role("button", name="patches").click()
         frame.get_by_text("12 tokens, in reading order").wait_for()
 
-    def test_without_layers_there_is_one_mode(self, read):  # noqa: F811
+    def test_without_layers_there_is_one_mode(self, read):
         frame = read("many").frame(0)
         assert frame.get_by_role("option").count() == 192 and frame.get_by_role("button").count() == 0
 
-    def test_without_scripts_the_picture_and_the_table_stay(self, read):  # noqa: F811
+    def test_without_scripts_the_picture_and_the_table_stay(self, read):
         page = read("field", java_script_enabled=False).page
         assert page.locator("table").is_visible() and page.locator(".mmtutor-figure img").is_visible()

@@ -26,6 +26,21 @@ def close(a, b):
     torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
+def refuses_bad_tokens(fusion: nn.Module) -> None:
+    "Every fusion says under its name what came and what it expected."
+    tokens, name = some(), type(fusion).__name__
+    with pytest.raises(ValueError, match=f"{name}: got tokens of no modality.*known are text, picture, sound"):
+        fusion({})
+    with pytest.raises(ValueError, match=f"{name}: got tokens of smell; .*known are text, picture, sound"):
+        fusion(tokens | {"smell": tokens["text"]})
+    with pytest.raises(ValueError, match=rf"{name}: picture is \(2, 5, 8\), expected \(3, tokens, 8\)"):
+        fusion(tokens | {"picture": Tokens(tokens["picture"].values[:2], tokens["picture"].mask[:2])})
+    with pytest.raises(ValueError, match=rf"{name}: text is \(3, 4, 5\), expected \(3, tokens, 8\)"):
+        fusion({"text": Tokens(tokens["text"].values[..., :5], tokens["text"].mask)})
+    with pytest.raises(ValueError, match=r"the mask of text is torch.float64 \(3, 4\), expected torch.bool \(3, 4\)"):
+        fusion({"text": Tokens(tokens["text"].values, tokens["text"].mask.double())})
+
+
 def test_mean_token_is_the_pooling_of_the_text_chapter():
     from mmtutor.text import pool
     tokens = some()["picture"]
@@ -138,17 +153,7 @@ def test_only_scores_are_a_sum(design, adds):
 @pytest.mark.bad_input
 @pytest.mark.parametrize("design", [ScoreFusion, ConcatFusion, GatedFusion])
 def test_messages_name_the_design(design):
-    tokens, fusion, name = some(), design(MODALITIES, DIM).double(), design.__name__
-    with pytest.raises(ValueError, match=f"{name}: got tokens of no modality.*known are text, picture, sound"):
-        fusion({})
-    with pytest.raises(ValueError, match=f"{name}: got tokens of smell"):
-        fusion(tokens | {"smell": tokens["text"]})
-    with pytest.raises(ValueError, match=rf"{name}: picture is \(2, 5, 8\), expected \(3, tokens, 8\)"):
-        fusion(tokens | {"picture": Tokens(tokens["picture"].values[:2], tokens["picture"].mask[:2])})
-    with pytest.raises(ValueError, match=rf"{name}: text is \(3, 4, 5\), expected \(3, tokens, 8\)"):
-        fusion({"text": Tokens(tokens["text"].values[..., :5], tokens["text"].mask)})
-    with pytest.raises(ValueError, match=r"the mask of text is torch.float64 \(3, 4\), expected torch.bool \(3, 4\)"):
-        fusion({"text": Tokens(tokens["text"].values, tokens["text"].mask.double())})
+    refuses_bad_tokens(design(MODALITIES, DIM).double())
 
 
 @pytest.mark.bad_input

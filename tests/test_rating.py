@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from test_figures import chromium, javascript, read  # noqa: F401 (fixtures)
-from test_spectrogram_explorer import axe_is_content, holds_to_the_rules, served
+from browsing import axe_is_content, serve_figures
+from test_figures import holds_to_the_rules
 
 from mmtutor.course.gallery import item
 from mmtutor.course.rating import Rating, gather
@@ -135,13 +135,13 @@ def test_import_is_light():
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("site"), one=[form()], two=[form(seed=None), form(seed=None)],
+    with serve_figures(tmp_path_factory.mktemp("site"), one=[form()], two=[form(seed=None), form(seed=None)],
                 still=[form()]) as address:
         yield address
 
 
 @pytest.mark.browser
-def test_keys_and_the_way_through_the_order(javascript):  # noqa: F811
+def test_keys_and_the_way_through_the_order(javascript):
     calls = [("1", 3, 0), ("3", 3, 2), ("4", 3, None), ("0", 3, None), ("a", 3, None), ("12", 3, None), ("9", 9, 8)]
     assert javascript("rating", *[["answer", key, n] for key, n, _ in calls]) == [value for *_, value in calls]
     order = [2, 0, 3, 1]
@@ -155,7 +155,7 @@ def test_keys_and_the_way_through_the_order(javascript):  # noqa: F811
 @pytest.mark.browser
 @pytest.mark.slow
 class TestInChromium:
-    def test_it_is_live_and_asks_nothing_of_anyone(self, read):  # noqa: F811
+    def test_it_is_live_and_asks_nothing_of_anyone(self, read):
         reader, one = read("one"), form()
         frame = reader.frame(0)
         assert reader.page.locator(".mmtutor-figure").get_attribute("data-state") == "live"
@@ -165,10 +165,10 @@ class TestInChromium:
         assert reader.foreign == [] and reader.said == []
 
     @pytest.mark.parametrize("width", [900, 390])
-    def test_axe_finds_nothing_in_light_and_dark(self, read, width):  # noqa: F811
+    def test_axe_finds_nothing_in_light_and_dark(self, read, width):
         axe_is_content(read("one", viewport={"width": width, "height": 2000}, reduced_motion="reduce"))
 
-    def test_by_keyboard_alone(self, read):  # noqa: F811
+    def test_by_keyboard_alone(self, read):
         reader, one = read("one"), form()
         frame, press = reader.frame(0), reader.page.keyboard.press
         frame.get_by_role("radio").first.focus()
@@ -191,7 +191,7 @@ class TestInChromium:
         frame.get_by_text("item 2 of 4, 2 rated, rater anna").wait_for()
         assert frame.locator("input:checked").get_attribute("value") == "0"
 
-    def test_by_mouse_to_the_end(self, read):  # noqa: F811
+    def test_by_mouse_to_the_end(self, read):
         reader, one = read("one"), form()
         frame = reader.frame(0)
         button = lambda name: frame.get_by_role("button", name=name, exact=True)
@@ -212,7 +212,7 @@ class TestInChromium:
         rows = frame.locator("tbody tr td").all_text_contents()
         assert [rows[i] for i in one.order] == ["no", "yes", "no", "no"]
 
-    def test_an_item_without_a_picture_has_none_and_python_is_heard(self, read):  # noqa: F811
+    def test_an_item_without_a_picture_has_none_and_python_is_heard(self, read):
         reader, one = read("one"), form()
         frame = reader.frame(0)
         reader.set(0, at=one.order.index(1))
@@ -226,14 +226,14 @@ class TestInChromium:
         frame.get_by_label("good").check()
         assert reader.hears(0, "v.ratings[0] === 1") and frame.locator("legend").text_content() == "How is it?"
 
-    def test_two_forms_on_a_page_are_two(self, read):  # noqa: F811
+    def test_two_forms_on_a_page_are_two(self, read):
         reader = read("two")
         reader.frame(0).get_by_label("yes").check()
         reader.frame(1).get_by_label("no").check()
         assert reader.hears(0, "v.ratings[0] === 2") and reader.hears(1, "v.ratings[0] === 0")
         assert reader.frame(0).locator("input:checked").get_attribute("value") == "2"
 
-    def test_without_scripts_the_picture_and_the_table_stay(self, read):  # noqa: F811
+    def test_without_scripts_the_picture_and_the_table_stay(self, read):
         page = read("still", java_script_enabled=False).page
         assert page.locator("table").is_visible() and page.locator(".mmtutor-figure img").is_visible()
         assert json.loads(page.locator(".mmtutor-figure").get_attribute("data-values")) == form().values

@@ -118,7 +118,7 @@ def test_no_stale_module_and_none_missing():
 def test_modules_stay_small():
     "A module holds one idea. Lists of exercises are content, not code, and may be as long as the exercises are many."
     long = {n: k for n, p in modules().items() if not n.startswith("course.ex_")
-            and (k := len(p.read_text(encoding="utf-8").splitlines())) > 350}
+            and (k := len(p.read_text(encoding="utf-8").splitlines())) > 300}
     assert not long, f"more than one idea in a module: {long}"
 
 

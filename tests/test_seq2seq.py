@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 from torch import nn
 
 from mmtutor.seq2seq import Seq2Seq, beam_search, greedy
@@ -224,7 +225,5 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_named(name):
     make, words = BAD[name]
-    with pytest.raises(ValueError) as caught:
+    with refused(*words):
         make()
-    for word in words:
-        assert word in str(caught.value)

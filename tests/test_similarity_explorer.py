@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from browsing import axe_is_content, close, label, serve_figures
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_figures import chromium, close, javascript, read  # noqa: F401 (fixtures)
-from test_spectrogram_explorer import axe_is_content, holds_to_the_rules, label, served
+from test_figures import holds_to_the_rules
 
 from mmtutor.course.similarity_explorer import EXAMPLE, SimilarityExplorer, as_pairs, contrast, thumbnail
 from mmtutor.objectives import contrastive_loss
@@ -192,14 +192,15 @@ def test_what_is_no_table_of_cosines_is_refused(given_, said):
 def address(tmp_path_factory):
     pages = {"one": explorer(images=squares(8)), "sigmoid": explorer(loss="siglip", temperature=0.1, view="row"),
              "small": SimilarityExplorer(np.eye(2), temperature=0.005, same=[(0, 1)], left_out=True, view="column")}
-    with served(tmp_path_factory.mktemp("site"), **{name: [figure] for name, figure in pages.items()}) as address:
+    site = tmp_path_factory.mktemp("site")
+    with serve_figures(site, **{name: [figure] for name, figure in pages.items()}) as address:
         yield address
 
 
 @pytest.mark.browser
 class TestMathematics:
     @pytest.mark.parametrize("temperature", [COLD, USUAL, WARM])
-    def test_the_plain_case_is_the_loss_of_the_chapter(self, javascript, temperature):  # noqa: F811
+    def test_the_plain_case_is_the_loss_of_the_chapter(self, javascript, temperature):
         a, b = torch.randn(2, 6, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         table = (F.normalize(a, dim=1) @ F.normalize(b, dim=1).T).tolist()
         (found,) = javascript("similarity", ["contrast", table, {"loss": "clip", "temperature": temperature}])
@@ -207,7 +208,7 @@ class TestMathematics:
         assert found["loss"] == pytest.approx(wanted, abs=1e-12)
 
     @pytest.mark.parametrize("loss", LOSSES)
-    def test_losses_and_slopes_are_those_of_torch(self, javascript, loss):  # noqa: F811
+    def test_losses_and_slopes_are_those_of_torch(self, javascript, loss):
         table = cosines()
         for temperature in (COLD, USUAL, WARM):
             for same in ([], [[0, 3]], [[0, 1], [1, 4], [0, 4]]):
@@ -221,14 +222,14 @@ class TestMathematics:
                 for name in ("scale", "rows", "columns", "p", "q"):
                     close(found[name], torch.as_tensor(ours[name], dtype=torch.float64), 1e-11)
 
-    def test_extremes_stay_finite(self, javascript):  # noqa: F811
+    def test_extremes_stay_finite(self, javascript):
         table = [[1, -1], [1, -1]]
         for loss in LOSSES:
             how = {"loss": loss, "temperature": 0.002, "bias": -20}
             (found,) = javascript("similarity", ["contrast", table, how])
             assert found["loss"] == pytest.approx(contrast(np.array(table), loss, 0.002, -20)["loss"])
 
-    def test_marks_hold_for_both_cells(self, javascript):  # noqa: F811
+    def test_marks_hold_for_both_cells(self, javascript):
         calls = [["marked", [[0, 2]], i, j] for i in range(3) for j in range(3)]
         assert javascript("similarity", *calls) == [False, False, True, False, False, False, True, False, False]
         assert as_pairs([(2, 0)], 3) == [[0, 2]]
@@ -248,7 +249,7 @@ def spoken(frame, name: str) -> np.ndarray:
 @pytest.mark.browser
 @pytest.mark.slow
 class TestInChromium:
-    def test_it_is_live_and_asks_nothing_of_anyone(self, read):  # noqa: F811
+    def test_it_is_live_and_asks_nothing_of_anyone(self, read):
         reader = read("one")
         assert reader.page.locator(".mmtutor-figure").get_attribute("data-state") == "live"
         frame = reader.frame(0)
@@ -258,10 +259,10 @@ class TestInChromium:
 
     @pytest.mark.parametrize("page", ["one", "sigmoid", "small"])
     @pytest.mark.parametrize("width", [900, 390])
-    def test_axe_finds_nothing_in_light_and_dark(self, read, page, width):  # noqa: F811
+    def test_axe_finds_nothing_in_light_and_dark(self, read, page, width):
         axe_is_content(read(page, viewport={"width": width, "height": 2200}, reduced_motion="reduce"))
 
-    def test_cells_by_keyboard_and_pointer(self, read):  # noqa: F811
+    def test_cells_by_keyboard_and_pointer(self, read):
         reader, figure = read("one"), explorer()
         frame = reader.frame(0)
         left, right = cells(frame, "what the model says"), cells(frame, "slope")
@@ -283,7 +284,7 @@ class TestInChromium:
         assert reader.hears(0, "v.row === 5 && v.column === 0")
         assert frame.locator("[tabindex='0'].cell").count() == 2, "one stop of the Tab key for each table"
 
-    def test_marking_and_leaving_out(self, read):  # noqa: F811
+    def test_marking_and_leaving_out(self, read):
         reader, figure = read("one"), explorer(same=[(0, 1), (1, 2)])
         frame = reader.frame(0)
         frame.get_by_text("loss 1.303", exact=True).wait_for()
@@ -309,7 +310,7 @@ class TestInChromium:
         frame.get_by_role("button", name="reset").click()
         assert reader.hears(0, "!v.left_out && v.row === 1 && v.column === 0")
 
-    def test_temperature_views_and_the_other_loss(self, read):  # noqa: F811
+    def test_temperature_views_and_the_other_loss(self, read):
         reader = read("one")
         frame = reader.frame(0)
         label(frame, "temperature").press("Home")
@@ -340,7 +341,7 @@ class TestInChromium:
         frame.get_by_text(f"loss {sigmoid['loss']:.3f}", exact=True).wait_for()
         assert frame.locator("rect.cap").count() == 0
 
-    def test_another_table_is_drawn(self, read):  # noqa: F811
+    def test_another_table_is_drawn(self, read):
         reader = read("small")
         frame = reader.frame(0)
         reader.set(0, similarity=cosines(3).tolist(), captions=["a", "b", "c"], pictures=["a", "b", "d"], same=[])
@@ -348,12 +349,12 @@ class TestInChromium:
         wanted = contrast(cosines(3).numpy(), temperature=0.005)["q"]
         np.testing.assert_allclose(spoken(frame, "what the model says"), wanted, atol=0.00051)
 
-    def test_nothing_moves_by_itself(self, read):  # noqa: F811
+    def test_nothing_moves_by_itself(self, read):
         frame = read("one").frame(0)
         assert frame.evaluate("document.getAnimations().length") == 0
         moving = "[...document.querySelectorAll('.mmt *')].some(e => getComputedStyle(e).transitionDuration !== '0s')"
         assert not frame.evaluate(moving)
 
-    def test_without_scripts_the_picture_and_the_table_stay(self, read):  # noqa: F811
+    def test_without_scripts_the_picture_and_the_table_stay(self, read):
         page = read("one", java_script_enabled=False).page
         assert page.locator("table").is_visible() and page.locator(".mmtutor-figure img").is_visible()

@@ -1,72 +1,18 @@
 """The spectrogram explorer: its mathematics held to torch and to the chapter on audio, its values, and its reader."""
 import base64
-import contextlib
-import http.server
-import importlib.util
 import re
-import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
-import test_figures
 import torch
+from browsing import axe_is_content, close, label, serve_figures
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_figures import chromium, close, javascript, read  # noqa: F401 (fixtures)
+from test_figures import holds_to_the_rules
 
 from mmtutor.audio import LogMel, mel_filters
-from mmtutor.course import interactive, spectrogram_explorer
+from mmtutor.course import spectrogram_explorer
 from mmtutor.course.spectrogram_explorer import SpectrogramExplorer
-
-AXE = Path(importlib.util.find_spec("axe_playwright_python").origin).with_name("axe.min.js")
-
-
-@contextlib.contextmanager
-def served(site: Path, **pages: list):
-    "The address of a site with pages of figures, enlivened as the docs are."
-    for name, shown in pages.items():
-        html = test_figures.PAGE % "".join(f.static() for f in shown)
-        (site / f"{name}.html").write_text(html, encoding="utf-8")
-    test_figures.build_docs.enliven(site)
-    (site / "broken.html").write_text(test_figures.PAGE % "", encoding="utf-8")  # where `javascript` calls from
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args, **more):
-            super().__init__(*args, directory=str(site), **more)
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-
-
-def holds_to_the_rules(figure: interactive.Interactive, monkeypatch) -> None:
-    "What every figure promises, see test_figures."
-    path = Path(interactive.__file__).with_name("widgets") / f"{figure.module}.js"
-    test_figures.test_a_module_is_small_and_stands_alone(path)
-    test_figures.test_static_html_has_a_picture_with_alt_text_and_a_table(figure)
-    test_figures.test_the_widget_has_the_values_and_the_module(figure)
-    test_figures.test_the_output_always_carries_text_and_html(figure, monkeypatch)
-
-
-def axe_is_content(reader, number: int = 0) -> None:
-    "No finding of axe and no sideways scrolling, light and dark."
-    frame = reader.frame(number)
-    frame.evaluate(AXE.read_text("utf-8"))
-    frame.locator("summary").click()
-    grounds = []
-    for dark in (False, True):
-        reader.dark(dark)
-        found = frame.evaluate("axe.run('main')")
-        wrong = [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found["violations"]]
-        assert wrong == [] and len(found["passes"]) > 10
-        assert frame.evaluate("document.documentElement.scrollWidth <= innerWidth"), "no sideways scrolling"
-        grounds.append(frame.evaluate("getComputedStyle(document.querySelector('.mmt')).backgroundColor"))
-    assert grounds == ["rgb(255, 255, 255)", "rgb(23, 26, 31)"]
 
 
 def sound(samples: int = 8000) -> np.ndarray:
@@ -159,21 +105,21 @@ def test_what_cannot_be_drawn_is_refused(given_, said):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     figure = SpectrogramExplorer(sound())
-    with served(tmp_path_factory.mktemp("site"), one=[figure], still=[figure]) as address:
+    with serve_figures(tmp_path_factory.mktemp("site"), one=[figure], still=[figure]) as address:
         yield address
 
 
 @pytest.mark.browser
 class TestMathematics:
     @pytest.mark.parametrize("window, hop", [(400, 160), (64, 200), (2048, 320), (250, 77), (38, 1000)])
-    def test_powers_are_those_of_torch_stft(self, javascript, window, hop):  # noqa: F811
+    def test_powers_are_those_of_torch_stft(self, javascript, window, hop):
         wave = torch.from_numpy(sound(2500))
         shape = torch.hann_window(window, dtype=torch.float64)
         expected = torch.stft(wave, window, hop, window=shape, center=True, pad_mode="reflect", return_complex=True)
         (found,) = javascript("spectrogram", ["powers", wave.tolist(), window, hop])
         close(found, expected.abs().square().T, 1e-9)
 
-    def test_the_mel_scale_and_its_filters(self, javascript):  # noqa: F811
+    def test_the_mel_scale_and_its_filters(self, javascript):
         hertz = [0, 440, 999.9, 1000, 1000.1, 8000]
         mels = javascript("spectrogram", *(["toMel", h] for h in hertz))
         close(mels, torch.from_numpy(spectrogram_explorer.hertz_to_mel(hertz)), 1e-12)
@@ -183,7 +129,7 @@ class TestMathematics:
             close(found, mel_filters(bands, window).double(), 1e-7)
 
     @pytest.mark.parametrize("bands", [0, 40])
-    def test_levels_rows_and_frequencies(self, javascript, bands):  # noqa: F811
+    def test_levels_rows_and_frequencies(self, javascript, bands):
         figure = SpectrogramExplorer(sound(3000), mel=bool(bands), bands=bands or 80)
         call = ["levels", figure.sound.tolist(), 16_000, 400, 160, bands]
         unpacked, found = javascript("spectrogram", ["unpack", figure.packed], call)
@@ -197,23 +143,19 @@ class TestMathematics:
         assert ends == [0, rows[-1]]
 
 
-def label(frame, name: str):
-    return frame.locator("label", has_text=name).locator("input")
-
-
 @pytest.mark.browser
 @pytest.mark.slow
 class TestInChromium:
-    def test_it_is_live_and_asks_nothing_of_anyone(self, read):  # noqa: F811
+    def test_it_is_live_and_asks_nothing_of_anyone(self, read):
         reader = read("one")
         assert reader.page.locator(".mmtutor-figure").get_attribute("data-state") == "live"
         assert reader.frame(0).locator(".pane").is_visible() and reader.foreign == [] and reader.said == []
 
     @pytest.mark.parametrize("width", [900, 390])
-    def test_axe_finds_nothing_in_light_and_dark(self, read, width):  # noqa: F811
+    def test_axe_finds_nothing_in_light_and_dark(self, read, width):
         axe_is_content(read("one", viewport={"width": width, "height": 2000}, reduced_motion="reduce"))
 
-    def test_the_cursor_reads_by_keyboard_and_pointer(self, read):  # noqa: F811
+    def test_the_cursor_reads_by_keyboard_and_pointer(self, read):
         reader, figure = read("one"), SpectrogramExplorer(sound())
         frame = reader.frame(0)
         pane = frame.get_by_role("slider", name="cursor")
@@ -248,7 +190,7 @@ class TestInChromium:
         reader.set(0, time=0.1, hertz=1000)
         reads(10, row)
 
-    def test_the_picture_shows_the_levels(self, read):  # noqa: F811
+    def test_the_picture_shows_the_levels(self, read):
         figure, frame = SpectrogramExplorer(sound()), read("one").frame(0)
         height, width, pixels = frame.evaluate("""() => { const c = document.querySelector('canvas');
           return [c.height, c.width, [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]]; }""")
@@ -258,7 +200,7 @@ class TestInChromium:
         assert np.corrcoef(light.ravel(), shown.ravel())[0, 1] > 0.98
         assert light[np.unravel_index(shown.argmax(), shown.shape)] == 254
 
-    def test_the_settings_by_keyboard_and_code(self, read):  # noqa: F811
+    def test_the_settings_by_keyboard_and_code(self, read):
         reader = read("one")
         frame = reader.frame(0)
         size = lambda: frame.evaluate("(c => [c.height, c.width])(document.querySelector('canvas'))")
@@ -285,12 +227,12 @@ class TestInChromium:
         frame.get_by_text("At 0.200 s").wait_for()
         assert float(frame.locator("rect.window").get_attribute("width")) > wide > 0, "half of it lay before the sound"
 
-    def test_another_sound_is_drawn(self, read):  # noqa: F811
+    def test_another_sound_is_drawn(self, read):
         reader, other = read("one"), SpectrogramExplorer(sound()[:4000])
         reader.set(0, packed=other.packed)
         reader.frame(0).get_by_text("4,000 samples become 26 frames").wait_for()
 
-    def test_it_plays_and_stops(self, read):  # noqa: F811
+    def test_it_plays_and_stops(self, read):
         reader = read("one")
         frame = reader.frame(0)
         frame.evaluate("""() => { window.heard = []; const start = AudioBufferSourceNode.prototype.start;
@@ -307,7 +249,7 @@ class TestInChromium:
         np.testing.assert_array_equal(heard, sound().astype(np.float32))
         assert reader.foreign == [] and reader.said == []
 
-    def test_less_motion_is_respected(self, read):  # noqa: F811
+    def test_less_motion_is_respected(self, read):
         for less, shown in (("reduce", "none"), ("no-preference", "block")):
             frame = read("one", reduced_motion=less).frame(0)
             frame.evaluate("""() => { const make = BaseAudioContext.prototype.createBuffer;  // fifty seconds long
@@ -317,7 +259,7 @@ class TestInChromium:
             frame.get_by_role("button", name="stop").wait_for()
             assert frame.evaluate("getComputedStyle(document.querySelector('.now')).display") == shown
 
-    def test_without_scripts_the_picture_and_the_table_stay(self, read):  # noqa: F811
+    def test_without_scripts_the_picture_and_the_table_stay(self, read):
         page = read("still", java_script_enabled=False).page
         assert page.locator("table").is_visible() and page.locator(".mmtutor-figure img").is_visible()
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmtutor.course.tables import is_whole, open_part, write_part
+from mmtutor.course.tables import is_whole, open_part, write_media, write_part
 
 WORDS = st.lists(st.one_of(st.none(), st.text(max_size=5)), min_size=1, max_size=600)
 
@@ -74,3 +74,12 @@ def test_a_missing_column_is_an_error(tmp_path):
     with pytest.raises(KeyError, match="place"):
         write_part(tmp_path / "words.arrow", {"word": ["one"]}, features())
     assert not list(tmp_path.iterdir())
+
+
+def test_file_contents_are_rows_of_a_feature(tmp_path):
+    from datasets import Image
+    rows, steps = [{"left": b"a", "right": b"b"}, {"left": b"c", "right": b"d"}], []
+    write_media(tmp_path / "pairs.arrow", iter(rows), Image(decode=False), lambda: steps.append(1))
+    table = open_part(tmp_path / "pairs.arrow")
+    assert [{side: row[side]["bytes"] for side in row} for row in table] == rows and len(steps) == 2
+    assert table.features == {"left": Image(decode=False), "right": Image(decode=False)}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretrained import copied, hub, layer_outputs, save_random
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
@@ -25,28 +26,10 @@ def encoder():
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory):
     "A random BERT in a folder (no parameter at its default), and the module of transformers that it came from."
-    import transformers
-    transformers.utils.logging.disable_progress_bar()
-    torch.manual_seed(1)
-    config = transformers.BertConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
-                                     max_position_embeddings=40, layer_norm_eps=1e-5)
-    bert = transformers.BertModel(config).eval()
-    with torch.no_grad():
-        for p in bert.parameters():
-            p.add_(0.1 * torch.randn_like(p))
     folder = tmp_path_factory.mktemp("tiny")
-    bert.save_pretrained(folder)
+    bert = save_random("Bert", folder, max_position_embeddings=40)
     (folder / "tokenizer.json").write_bytes(module._minilm("tokenizer.json").read_bytes())
     return folder, bert
-
-
-def layer_outputs(layers, call):
-    found = []
-    hooks = [layer.register_forward_hook(lambda m, i, out: found.append(out)) for layer in layers]
-    with torch.no_grad():
-        call()
-    [hook.remove() for hook in hooks]
-    return found
 
 
 def test_every_tensor_is_accounted_for(encoder):
@@ -85,40 +68,28 @@ def test_prefix_heads_and_old_names_of_a_checkpoint(tiny_bert, tmp_path):
     old = {"bert." + k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
            for k, v in load_file(folder / "model.safetensors").items()}
     assert any(k.endswith("gamma") for k in old)
+    copied(folder, tmp_path)
     save_file(old | {"cls.predictions.bias": torch.zeros(5)}, tmp_path / "model.safetensors")
-    for name in ("config.json", "tokenizer.json"):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
     a, b = TextEncoder.from_pretrained(folder), TextEncoder.from_pretrained(tmp_path)
     assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
     assert "cls.predictions.bias" in b.report.ignored
 
 
 def test_hub_download_asks_for_safetensors_only(tiny_bert, monkeypatch):
-    import huggingface_hub
-    asked = {}
-
-    def download(name, **options):
-        asked.update(options, name=name)
-        return str(tiny_bert[0])
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    asked = hub(monkeypatch, tiny_bert[0])
     TextEncoder.from_pretrained("someone/some-bert")
     assert asked["name"] == "someone/some-bert"
     assert set(asked["allow_patterns"]) == {"config.json", "tokenizer.json", "model.safetensors"}
 
 
 def test_hub_out_of_reach_names_the_offline_choice(monkeypatch):
-    import huggingface_hub
-
-    def unreachable(*args, **more):
-        raise ConnectionError("no route")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    hub(monkeypatch, None)
     with pytest.raises(FileNotFoundError, match="someone/some-bert.*ConnectionError.*all-MiniLM-L6-v2"):
         TextEncoder.from_pretrained("someone/some-bert")
 
 
 def test_pickled_weights_are_not_opened(tiny_bert, tmp_path):
-    for name in ("config.json", "tokenizer.json"):
-        (tmp_path / name).write_bytes((tiny_bert[0] / name).read_bytes())
+    copied(tiny_bert[0], tmp_path, without="model.safetensors")
     (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
     with pytest.raises(FileNotFoundError, match="no model.safetensors.*pickled weights are not opened"):
         TextEncoder.from_pretrained(tmp_path)
@@ -127,8 +98,7 @@ def test_pickled_weights_are_not_opened(tiny_bert, tmp_path):
 @pytest.mark.parametrize("key, value", [("model_type", "roberta"), ("hidden_act", "gelu_new"), ("is_decoder", True),
                                         ("position_embedding_type", "relative_key")])
 def test_models_that_do_not_fit_are_refused(tiny_bert, tmp_path, key, value):
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (tmp_path / name).write_bytes((tiny_bert[0] / name).read_bytes())
+    copied(tiny_bert[0], tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {key: value}))
     with pytest.raises(ValueError, match=f"cannot hold this model: {key} is {value!r}"):
@@ -141,9 +111,9 @@ def test_models_that_do_not_fit_are_refused(tiny_bert, tmp_path, key, value):
     ("tokenizer.json", 0.5, "tokenizer.json of .* is cut off or damaged"),
     ("model.safetensors", 0.5, "model.safetensors is cut off"), ("model.safetensors", 0, "is cut off: 0 bytes came")])
 def test_a_model_with_a_damaged_file_names_it(tiny_bert, tmp_path, file, share, message):
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        whole = (tiny_bert[0] / name).read_bytes()
-        (tmp_path / name).write_bytes(whole[:int(len(whole) * (share if name == file else 1))])
+    copied(tiny_bert[0], tmp_path)
+    whole = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(whole[:int(len(whole) * share)])
     with pytest.raises(ValueError, match=message):
         TextEncoder.from_pretrained(tmp_path)
 
@@ -151,18 +121,16 @@ def test_a_model_with_a_damaged_file_names_it(tiny_bert, tmp_path, file, share, 
 @pytest.mark.bad_input
 @pytest.mark.parametrize("key", ["vocab_size", "num_hidden_layers", "layer_norm_eps"])
 def test_a_setting_that_is_missing_is_named(tiny_bert, tmp_path, key):
-    given = json.loads((tiny_bert[0] / "config.json").read_text())
+    copied(tiny_bert[0], tmp_path)
+    given = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in given.items() if k != key}))
-    for name in ("tokenizer.json", "model.safetensors"):
-        (tmp_path / name).write_bytes((tiny_bert[0] / name).read_bytes())
     with pytest.raises(ValueError, match=f"config.json of .* does not say {key}"):
         TextEncoder.from_pretrained(tmp_path)
 
 
 def test_missing_tensor_is_refused(tiny_bert, tmp_path):
-    for name in ("config.json", "tokenizer.json"):
-        (tmp_path / name).write_bytes((tiny_bert[0] / name).read_bytes())
-    tensors = load_file(tiny_bert[0] / "model.safetensors")
+    copied(tiny_bert[0], tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
     del tensors["encoder.layer.1.output.dense.bias"]
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="1 missing.*encoder.layers.1.feed_forward.down.bias"):

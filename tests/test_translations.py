@@ -1,16 +1,15 @@
 """Editions in other languages: in step with the notebooks, nothing changed that must stay, at home on the site."""
 import copy
-import http.server
 import json
 import re
 import shutil
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 import smalldocs.site
 import yaml
+from browsing import fence, new_page, serve
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -69,7 +68,7 @@ def test_no_file_holds_more_than_its_marks_say():
 
 
 def test_every_verdict_and_every_part_has_a_word():
-    from mmtutor.capstone import ahead
+    from mmtutor.course.records import ahead
     dictionary = translate.words("outputs")
     seeds = ([.1, .2, .3], [.4, .51, .62])
     verdicts = {ahead({"values": a}, {"values": b}) for a in seeds for b in seeds}
@@ -347,27 +346,10 @@ def test_the_site_has_both_languages(site):
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_a_reader_switches_language_and_searches_in_it(site):
-    from playwright.sync_api import sync_playwright
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert path, "no Chromium on the PATH: install Debian's package `chromium` (apt-get install chromium)"
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args, **more):
-            super().__init__(*args, directory=str(site), **more)
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--headless", "--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-        page.set_default_timeout(120_000)
-        page.route(lambda url: not url.startswith(address), lambda route: route.abort())  # formulas are not looked at
-        said = []
+def test_a_reader_switches_language_and_searches_in_it(site, chromium):
+    page, said = new_page(chromium), []
+    with serve(site) as address:
+        fence(page, address)  # formulas are not looked at
         page.on("pageerror", lambda e: said.append(str(e)))
         page.on("response", lambda r: said.append(f"{r.status} {r.url}") if r.status >= 400 else None)
         page.goto(address + "notation.html")
@@ -383,5 +365,4 @@ def test_a_reader_switches_language_and_searches_in_it(site):
         page.locator(".language-switch").click()
         page.wait_for_url("**/zh/promises.html#attention")
         assert said == []
-        browser.close()
-    server.shutdown()
+        page.close()

@@ -14,6 +14,7 @@ from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pretrained import copied, hub, layer_outputs, save_random
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -66,27 +67,8 @@ def photographs():
 @pytest.fixture(scope="session")
 def tiny_vit(tmp_path_factory):
     "A random ViT in a folder (no parameter at its default), and the module of transformers that it came from."
-    import transformers
-    transformers.utils.logging.disable_progress_bar()
-    torch.manual_seed(1)
-    config = transformers.ViTConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
-                                    image_size=32, patch_size=8, layer_norm_eps=1e-5)
-    vit = transformers.ViTModel(config).eval()
-    with torch.no_grad():
-        for p in vit.parameters():
-            p.add_(0.1 * torch.randn_like(p))
     folder = tmp_path_factory.mktemp("vit")
-    vit.save_pretrained(folder)
-    return folder, vit
-
-
-def layer_outputs(layers, call):
-    found = []
-    hooks = [layer.register_forward_hook(lambda m, i, out: found.append(out)) for layer in layers]
-    with torch.no_grad():
-        call()
-    [hook.remove() for hook in hooks]
-    return found
+    return folder, save_random("ViT", folder, image_size=32, patch_size=8)
 
 
 # The convolutional encoder
@@ -248,8 +230,8 @@ def test_prefix_classifier_and_normalisation_of_a_checkpoint(tiny_vit, tmp_path)
     "google/vit-… on the hub: names begin with `vit.`, a classifier follows, the normalisation has its own file."
     folder, theirs = tiny_vit
     tensors = {"vit." + k: v for k, v in load_file(folder / "model.safetensors").items() if "pooler" not in k}
+    copied(folder, tmp_path)
     save_file(tensors | {"classifier.weight": torch.zeros(5, 32)}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     scaling = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(scaling))
     a, b = VisionTransformer.from_pretrained(folder), VisionTransformer.from_pretrained(tmp_path)
@@ -285,19 +267,10 @@ def test_pooling_and_training(pooling, tokens):
 
 
 def test_hub_out_of_reach_and_pickles(monkeypatch, tmp_path, tiny_vit):
-    import huggingface_hub
-
-    def unreachable(*args, **more):
-        raise ConnectionError("no route")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    hub(monkeypatch, None)
     with pytest.raises(FileNotFoundError, match="someone/some-vit.*ConnectionError.*efficientnet-lite0"):
         VisionTransformer.from_pretrained("someone/some-vit")
-    asked = {}
-
-    def download(name, **options):
-        asked.update(options)
-        return str(tiny_vit[0])
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    asked = hub(monkeypatch, tiny_vit[0])
     VisionTransformer.from_pretrained("someone/some-vit")
     assert asked["allow_patterns"] == ["config.json", "model.safetensors", "preprocessor_config.json"]
     (tmp_path / "config.json").write_text("{}")
@@ -309,9 +282,9 @@ def test_hub_out_of_reach_and_pickles(monkeypatch, tmp_path, tiny_vit):
 @pytest.mark.parametrize("key, value", [("model_type", "deit"), ("hidden_act", "relu"), ("num_channels", 1),
                                         ("qkv_bias", False)])
 def test_models_that_do_not_fit_are_refused(tiny_vit, tmp_path, key, value):
-    config = json.loads((tiny_vit[0] / "config.json").read_text())
+    copied(tiny_vit[0], tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {key: value}))
-    (tmp_path / "model.safetensors").write_bytes((tiny_vit[0] / "model.safetensors").read_bytes())
     with pytest.raises(ValueError, match=f"cannot hold this model: {key} is {value!r}"):
         VisionTransformer.from_pretrained(tmp_path)
 
@@ -414,8 +387,7 @@ def test_wrong_checkpoint_is_refused(monkeypatch):
     ("preprocessor_config.json", b'{"image_mean": [0.5', "preprocessor_config.json of .* is cut off or damaged"),
     ("preprocessor_config.json", b"\xff\xfe", "preprocessor_config.json of .* is cut off or damaged")])
 def test_damaged_settings_are_named(tiny_vit, tmp_path, file, content, message):
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).write_bytes((tiny_vit[0] / name).read_bytes())
+    copied(tiny_vit[0], tmp_path)
     (tmp_path / file).write_bytes(content)
     with pytest.raises(ValueError, match=f"from_pretrained: .*{message}"):
         VisionTransformer.from_pretrained(tmp_path)

@@ -105,7 +105,8 @@ def plan(folder: Path, source: Path, known: dict, version: str) -> tuple[list[Ch
         raw, old = path.read_bytes(), known[kind].get(name)
         theirs = parse(raw, name) if kind == "notebooks" else None
         entry = {"whole": _sum(raw), **shipped(theirs)} if theirs else _sum(raw)
-        change = (_for_notebook if theirs else _for_file)(folder / name, name, raw, theirs, old, version)
+        change = _for_any(folder / name, name, raw) or (
+            _for_notebook if theirs else _for_file)(folder / name, name, raw, theirs, old, version)
         changes.append(change)
         if change.what not in ("damaged", "blocked"):
             after[kind][name] = entry
@@ -120,15 +121,18 @@ def _sum(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()[:20]
 
 # %% ../../nbs/course/workspace.ipynb #9ddcb00e
-def _for_notebook(path: Path, name: str, raw: bytes, theirs: dict, old: dict | None, version: str) -> Change:
-    "A notebook that the course ships."
+def _for_any(path: Path, name: str, raw: bytes) -> Change | None:
+    "A file that the course ships, where no content has to be compared: it is not there, or just as it is."
     if not path.exists():
         return Change(name, "new", raw)
     if not path.is_file():
         return Change(name, "blocked", reason="something else is in its place; move it away and update again")
+    return Change(name, "same") if path.read_bytes() == raw else None
+
+
+def _for_notebook(path: Path, name: str, raw: bytes, theirs: dict, old: dict | None, version: str) -> Change:
+    "A notebook that the course ships, and that is not there as it is."
     present = path.read_bytes()
-    if present == raw:
-        return Change(name, "same")
     try:
         mine = parse(present, name)
     except ValueError as error:
@@ -145,14 +149,8 @@ def _for_notebook(path: Path, name: str, raw: bytes, theirs: dict, old: dict | N
 
 
 def _for_file(path: Path, name: str, raw: bytes, theirs: None, old: str | None, version: str) -> Change:
-    "A picture that the course ships."
-    if not path.exists():
-        return Change(name, "new", raw)
-    if not path.is_file():
-        return Change(name, "blocked", reason="something else is in its place; move it away and update again")
+    "A picture that the course ships, and that is not there as it is."
     present = path.read_bytes()
-    if present == raw:
-        return Change(name, "same")
     if _sum(present) == old:
         return Change(name, "replaced", raw)
     return Change(name, "same" if old == _sum(raw) else "kept", reason="you have changed it; yours was kept")

@@ -1,0 +1,14 @@
+"""What bad input is answered with."""
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+
+@contextmanager
+def refused(*words: str) -> Iterator[None]:
+    "Inside, something has to raise a ValueError that says all these words."
+    with pytest.raises(ValueError) as caught:
+        yield
+    for word in words:
+        assert word in str(caught.value)
