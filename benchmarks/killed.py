@@ -190,7 +190,7 @@ def battery(moments: int, folder: Path, seed: int | None = None) -> dict[str, di
             go(folder / f"whole {kind}", kind)
             lasts[kind], whole[kind] = time.monotonic() - begun, final(folder / f"whole {kind}")
         number = 0
-        while sum(count["kills"] for count in found.values()) < moments:
+        while sum(count["kills"] for count in found.values()) < moments or number < len(KINDS):  # each at least once
             kind = KINDS[number % len(KINDS)]
             mine, count, number = folder / f"run {number}", found[kind], number + 1
             for _ in range(draw.choice((1, 1, 2))):
