@@ -88,7 +88,7 @@ def test_memory_record_has_every_length_and_both_ways():
 
 
 def test_memory_of_a_layer_grows_with_its_input():
-    small, large = (bench.layer_peak("EncoderLayer", "ours", (2, n, 64, 2), "cpu") for n in (16, 1024))
+    small, large = (resident.alone(bench.layer_peak, "EncoderLayer", "ours", (2, n, 64, 2), "cpu") for n in (16, 1024))
     assert small.keys() == {"forward", "forward + backward"}
     assert large["forward + backward"] > large["forward"] > small["forward"] >= 0
 
