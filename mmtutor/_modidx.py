@@ -2596,6 +2596,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mmtutor.processes._Gather.forward': ('processes.html#_gather.forward', 'mmtutor/processes.py'),
                                    'mmtutor.processes.across_ranks': ('processes.html#across_ranks', 'mmtutor/processes.py'),
                                    'mmtutor.processes.gather_rows': ('processes.html#gather_rows', 'mmtutor/processes.py'),
+                                   'mmtutor.processes.in_buckets': ('processes.html#in_buckets', 'mmtutor/processes.py'),
                                    'mmtutor.processes.ring_all_reduce': ('processes.html#ring_all_reduce', 'mmtutor/processes.py'),
                                    'mmtutor.processes.team': ('processes.html#team', 'mmtutor/processes.py'),
                                    'mmtutor.processes.weight_of': ('processes.html#weight_of', 'mmtutor/processes.py')},

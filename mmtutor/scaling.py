@@ -24,7 +24,7 @@ from tqdm import tqdm
 from .course.checkpoints import own_randomness, save_checkpoint
 from .finetune import History, Run, close_epoch, note_step, resume, validated
 from .optimiser import FinetuneConfig, NotFinite, Optimiser, add_gradient, split_window, update
-from .processes import Team
+from .processes import Team, in_buckets
 
 # %% ../nbs/18_scaling.ipynb #8705ac2c
 def seed_for(*numbers: int) -> int:
@@ -41,15 +41,7 @@ def seed_all(seed: int) -> None:
 # %% ../nbs/18_scaling.ipynb #2a970b9d
 def add_up(tensors: Sequence[Tensor], bucket: int = 25 * 2**20) -> int:
     "Replace each tensor, in place, by its sum over the ranks; returns the number of all-reduces (one a bucket)."
-    groups: list[list[Tensor]] = []
-    full = bucket + 1
-    for x in tensors:
-        size = x.numel() * x.element_size()
-        if full + size > bucket or x.dtype != groups[-1][0].dtype:
-            groups.append([])
-            full = 0
-        groups[-1].append(x)
-        full += size
+    groups = in_buckets(tensors, bucket)
     for group in groups:
         flat = torch.cat([x.flatten() for x in group])
         dist.all_reduce(flat)
