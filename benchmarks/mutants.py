@@ -64,10 +64,10 @@ def main() -> None:
         lines = {name: shown(name) for name, code in codes.items() if code in SURVIVED + UNREACHED}
         told = {line: next((why for part, why in HARMLESS.items() if part in line), None) for line in lines.values()}
         figures[module] = count(codes.values()) | {
-            "harmless": sum(told[line] is not None for line in lines.values()),
+            "harmless": {name: f"{told[line]}" for name, line in lines.items() if told[line] is not None},
             "survivors": sorted(line for line in lines.values() if told[line] is None)}
         noticed = figures[module]["killed"] + figures[module]["slow"]
-        print(f"{module:14} {noticed} of {len(codes)} noticed, {figures[module]['harmless']} harmless", flush=True)
+        print(f"{module:14} {noticed} of {len(codes)} noticed, {len(figures[module]['harmless'])} harmless", flush=True)
     if not args.dry:
         records.record("mutants", "python benchmarks/mutants.py", [], {"modules": figures}, begun=begun)
 

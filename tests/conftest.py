@@ -17,6 +17,7 @@ import browsing  # noqa: E402
 
 def pytest_addoption(parser):
     parser.addoption("--moments", type=int, default=8, help="how often test_reliability kills a training run")
+    parser.addoption("--draws", type=int, default=5, help="how often test_fuzzed damages several arguments of a call")
 
 
 @pytest.fixture(autouse=True)

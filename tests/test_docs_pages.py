@@ -32,6 +32,7 @@ from docs import (  # noqa: E402
     policy,
     polish,
     reference,
+    reliability,
     results,
     tables,
 )
@@ -305,6 +306,19 @@ def test_a_record_from_a_gpu_is_shown_and_judged(tmp_path):
     assert "## gpu-run" in page and "1.00e-07" in page and "No run on a GPU" not in page
     assert "(/media/gpu-run-memory-peak-MiB.svg){fig-alt=" in page and "whole: 900 to 3000" in page
     assert re.search(r"\| model FLOPs utilisation.*0\.5 \(large/full, as written\).*\| reached \|", page)
+
+
+def test_reliability_is_told_from_its_records(made):
+    assert all(f"## {title}" in made["reliability.md"] for title, *_ in reliability.PARTS)
+    assert "kill -9" in made["reliability.md"]
+    bare = reliability.page({})
+    assert bare.count("*No run is recorded.") == len(reliability.PARTS) and "`python benchmarks/fuzzed.py`" in bare
+    row = {"functions": 2, "right": 30, "refused": 40, "broken": 1}
+    fuzzed = {"modules": {"a": row, "b": row}, "left out": {"needs two ranks": ["c.d"]}, "seconds": 20, "GiB": 3}
+    left = {"changes": 9, "killed": 6, "slow": 1, "survived": 2, "harmless": {"x": "a message"}, "survivors": ["- a + b"]}
+    page = reliability.page({"fuzzed": run(fuzzed), "mutants": run({"modules": {"a": left}})})
+    assert "| all | 4 | 60 | 80 | 2 |" in page and "`c.d`: needs two ranks." in page
+    assert "| `a` | 9 | 7 | 1 | 1 | 87.5% |" in page and "- `a`: `- a + b`" in page and "| a message | 1 |" in page
 
 
 # Architecture and glossary

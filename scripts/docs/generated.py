@@ -1,4 +1,4 @@
-"""The pages that no notebook holds: claims, errata, results, benchmarks, architecture, glossary."""
+"""The pages that no notebook holds: claims, errata, results, benchmarks, reliability, architecture, glossary."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import yaml
 
 from mmtutor.verdicts import CLAIMS
 
-from . import architecture, benchmarks, cells, claims, errata, glossary, pages, results
+from . import architecture, benchmarks, cells, claims, errata, glossary, pages, reliability, results
 
 HERE = Path(__file__).resolve().parent
 TITLES = {
@@ -17,6 +17,7 @@ TITLES = {
     "errata.md": "Errata",
     "results.md": "Results",
     "benchmarks.md": "Benchmarks",
+    "reliability.md": "Reliability",
     "architecture.md": "Architecture",
     "glossary.md": "Glossary",
 }
@@ -59,6 +60,7 @@ def build(course: Course, folder: Path) -> set[str]:
     found["claims.md"] = claims.page(CLAIMS, how, recorded, by_record, by_name)
     found["errata.md"] = errata.page(entries, find, recorded)
     found["benchmarks.md"] = benchmarks.page(records, folder, course.root / "mmtutor" / "course" / "widgets")
+    found["reliability.md"] = reliability.page(records)
     found["architecture.md"] = architecture.page(
         course.root / "mmtutor",
         {m: (course.place(p), pages.title_of(nb)) for m, (p, nb) in by_module.items()},

@@ -8,7 +8,8 @@ from .cells import Cell
 INTRO = """Every figure of this course comes from a run that says how it came about: the command, the commit, the seeds,
 the machine. The files stand in `results/`; each has a page here, with its figures (mean ± standard deviation
 over the runs) and the cells that read it. A commit *with changes* was not clean when the run began. What the
-runs say about the claims: [claims](claims.md). Speed and memory against others: [benchmarks](benchmarks.md)."""
+runs say about the claims: [claims](claims.md). Speed and memory against others: [benchmarks](benchmarks.md). Kills and
+damage: [reliability](reliability.md)."""
 
 
 def provenance(run: Mapping) -> str:
