@@ -1,13 +1,15 @@
 """Do the tests notice? Small changes to the modules (a sign, an axis, a mask, an off-by-one), one at a time.
 
-mutmut makes the changes and runs, for each, the tests that reach the changed function; pyproject.toml says where. What
-no test noticed is a survivor: a gap in the tests, or a change that changes nothing that matters. Those that were looked
-at and found harmless are told in HARMLESS, with the reason. A run that was stopped goes on.
+mutmut makes the changes and runs, for each, the tests that reach the changed function; pyproject.toml says where. There
+are thousands: of each module a number is drawn, the same ones every time (--each 0: all). What no test noticed is a
+survivor: a gap in the tests, or a change that changes nothing that matters. Those that were looked at and found
+harmless are told in HARMLESS, with the reason. A run that was stopped goes on.
 Writes results/mutants.json. Run: python benchmarks/mutants.py
 """
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -21,14 +23,16 @@ KILLED, SURVIVED, UNREACHED, SLOW = (1, 3), (0,), (5, 33), (-24, 24, 36, 152, 25
 HARMLESS: dict[str, str] = {}
 
 
-def results(folder: Path) -> dict[str, dict[str, int]]:
-    "Module → name of the change → exit code of its tests; changes that have not been tried are left out."
-    found = {}
-    for path in sorted((folder / "mmtutor").glob("*.py.meta")):
-        codes = json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
-        if tried := {name: code for name, code in codes.items() if code is not None}:
-            found[path.name.removesuffix(".py.meta")] = tried
-    return found
+def made(folder: Path) -> dict[str, dict[str, int | None]]:
+    "Module → name of the change → exit code of its tests, None if they have not been run."
+    return {path.name.removesuffix(".py.meta"): json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
+            for path in sorted((folder / "mmtutor").glob("*.py.meta"))}
+
+
+def drawn(changes: dict[str, dict[str, int | None]], each: int) -> dict[str, list[str]]:
+    "Module → the names of at most `each` of its changes, always the same ones; 0: all of them."
+    return {module: sorted(random.Random(module).sample(sorted(names), each) if 0 < each < len(names) else names)
+            for module, names in changes.items()}
 
 
 def count(codes: Iterable[int]) -> dict[str, int]:
@@ -45,6 +49,12 @@ def change(diff: str) -> str:
     return " ".join(f"{line[0]} {line[1:].strip()}" for line in lines)
 
 
+def mutmut(*words: str, processes: int, check: bool = True) -> None:
+    subprocess.run([sys.executable, "-m", "mutmut", "run", "--max-children", str(processes), *words], cwd=ROOT,
+                   env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}, check=check,
+                   stdout=None if check else subprocess.DEVNULL, stderr=None if check else subprocess.DEVNULL)
+
+
 def shown(name: str) -> str:
     said = subprocess.run([sys.executable, "-m", "mutmut", "show", name], cwd=ROOT, capture_output=True, text=True)
     return change(said.stdout)
@@ -53,17 +63,19 @@ def shown(name: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="changes tried at a time")
+    parser.add_argument("--each", type=int, default=60, help="changes drawn of each module; 0: all")
     parser.add_argument("--dry", action="store_true", help="print, and write nothing")
     args = parser.parse_args()
     begun = records.commit()
-    quiet = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "mutmut", "run", "--max-children", str(args.processes)], cwd=ROOT,
-                   env=os.environ | quiet, check=True)
-    figures = {}
-    for module, codes in results(ROOT / "mutants").items():
+    mutmut("none of this name", processes=args.processes, check=False)  # makes the changes and tries none
+    names = drawn(made(ROOT / "mutants"), args.each)
+    mutmut(*(name for some in names.values() for name in some), processes=args.processes)
+    figures, there = {}, made(ROOT / "mutants")
+    for module, some in names.items():
+        codes = {name: there[module][name] for name in some}
         lines = {name: shown(name) for name, code in codes.items() if code in SURVIVED + UNREACHED}
         told = {line: next((why for part, why in HARMLESS.items() if part in line), None) for line in lines.values()}
-        figures[module] = count(codes.values()) | {
+        figures[module] = {"possible": len(there[module])} | count(codes.values()) | {
             "harmless": {name: f"{told[line]}" for name, line in lines.items() if told[line] is not None},
             "survivors": sorted(line for line in lines.values() if told[line] is None)}
         noticed = figures[module]["killed"] + figures[module]["slow"]

@@ -328,9 +328,13 @@ def test_mutants_are_counted_by_what_became_of_them(tmp_path):
     (tmp_path / "mmtutor").mkdir()
     codes = {"a": 1, "b": 3, "c": 0, "d": 33, "e": 36, "f": -9, "g": None}
     (tmp_path / "mmtutor" / "attention.py.meta").write_text(json.dumps({"exit_code_by_key": codes}))
-    found = mutants.results(tmp_path)
-    assert found == {"attention": {name: code for name, code in codes.items() if name != "g"}}
-    assert mutants.count(found["attention"].values()) == {
+    there = mutants.made(tmp_path)
+    assert there == {"attention": codes}
+    assert mutants.drawn(there, 0) == mutants.drawn(there, 7) == {"attention": list("abcdefg")}
+    some = mutants.drawn(there, 3)
+    assert some == mutants.drawn(there, 3) and len(set(some["attention"])) == 3 and {*some["attention"]} < {*codes}
+    tried = [code for code in codes.values() if code is not None]
+    assert mutants.count(tried) == {
         "changes": 6, "killed": 2, "slow": 1, "survived": 1, "unreached": 1, "other": 1}
     assert mutants.change("--- a\n+++ b\n@@ -1 +1 @@\n x\n-    y = 1\n+    y = 2\n") == "- y = 1 + y = 2"
 
