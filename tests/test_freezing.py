@@ -375,6 +375,13 @@ def test_fingerprint_sees_names_types_and_shapes():
     assert fingerprint(one) == fingerprint(one.eval()), "the mode is no weight"
     assert fingerprint(one) != fingerprint(twin.double())
     assert fingerprint(nn.Sequential(one)) != fingerprint(one)
+    one.config = {"size": 2}
+    small = fingerprint(one)
+    one.config = {"size": 3}
+    assert fingerprint(one) != small, "a config is part of it"
+    one._seen = 7
+    before, one._seen = fingerprint(one), 8
+    assert fingerprint(one) == before, "what is private is not"
 
 
 @pytest.mark.bad_input
