@@ -26,7 +26,7 @@ HARMLESS: dict[str, str] = {
     "batch_size: int = 65": "a size that decides how fast, not what",
     "cuda.is_initialized()": "a GPU is needed to see it",
     "device=None)": "a second device is needed to see it",
-    "device=a.device) +": "a second device is needed to see it",
+    "+ target = torch.arange(len(a), )": "a second device is needed to see it",
     "by >= 0": "it is never called with 0",
     "self.values: Tensor | None": "not looked at before keys are there",
 }
