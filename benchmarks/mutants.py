@@ -27,6 +27,8 @@ HARMLESS: dict[str, str] = {
     "cuda.is_initialized()": "a GPU is needed to see it",
     "device=None)": "a second device is needed to see it",
     "+ target = torch.arange(len(a), )": "a second device is needed to see it",
+    'float("-INF")': "Python reads it the same",
+    "+ return torch.arange(tokens, ) < lengths": "a second device is needed to see it",
     "by >= 0": "it is never called with 0",
     "self.values: Tensor | None": "not looked at before keys are there",
 }
