@@ -20,7 +20,18 @@ from mmtutor.course import records
 ROOT = Path(__file__).resolve().parent.parent
 KILLED, SURVIVED, UNREACHED, SLOW = (1, 3), (0,), (5, 33), (-24, 24, 36, 152, 255)  # mutmut's exit codes
 # A part of the changed line → why it may live.
-HARMLESS: dict[str, str] = {}
+HARMLESS: dict[str, str] = {
+    "display=None": "falsy like the False before",
+    "remove_duplicate=None": "falsy like the False before",
+    "batch_size: int = 65": "a size that decides how fast, not what",
+    "cuda.is_initialized()": "a GPU is needed to see it",
+    "device=None)": "a second device is needed to see it",
+    "+ target = torch.arange(len(a), )": "a second device is needed to see it",
+    'float("-INF")': "Python reads it the same",
+    "+ return torch.arange(tokens, ) < lengths": "a second device is needed to see it",
+    "by >= 0": "it is never called with 0",
+    "self.values: Tensor | None": "not looked at before keys are there",
+}
 
 
 def made(folder: Path) -> dict[str, dict[str, int | None]]:

@@ -6,9 +6,9 @@ import pytest
 
 
 @contextmanager
-def refused(*words: str) -> Iterator[None]:
+def refused(*words: str) -> Iterator[pytest.ExceptionInfo]:
     "Inside, something has to raise a ValueError that says all these words."
     with pytest.raises(ValueError) as caught:
-        yield
+        yield caught
     for word in words:
         assert word in str(caught.value)

@@ -164,6 +164,7 @@ def test_messages():
             HierarchicalFusion(MODALITIES, DIM, heads=2, levels=levels)
     with pytest.raises(ValueError, match="0 queries.*at least one query"):
         HierarchicalFusion(MODALITIES, DIM, heads=2, queries=0)
+    HierarchicalFusion(MODALITIES, DIM, heads=2, queries=1)
     with pytest.raises(ValueError, match="BottleneckFusion: 0 bottleneck tokens, expected at least one"):
         BottleneckFusion(MODALITIES, DIM, heads=2, bottlenecks=0)
     with pytest.raises(ValueError, match="3 heads cannot share a width of 8"):

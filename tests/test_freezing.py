@@ -173,6 +173,9 @@ def test_thaw_wakes_only_what_it_names():
     model.train()
     assert model.encoders["text"].layers.training and not model.encoders["picture"][2].training
     assert thaw(model).frozen == ()
+    freeze(model, lambda name: name.startswith(("head", "dropout")))  # dropout has no weights to be known by
+    assert thaw(model, lambda name: name == "head.bias").frozen == ("head.weight",)
+    assert thaw(model, "head").asleep == ("dropout",) and not model.train().dropout.training
 
 
 def test_copies_sleep_on_their_own():
@@ -189,6 +192,7 @@ def test_tied_weights_must_agree():
     model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
     model["b"].weight = model["a"].weight
     assert freeze(model, "all").frozen_numbers == 15
+    assert thaw(model, lambda name: name == "a.bias").frozen_numbers == 12
     with pytest.raises(ValueError, match="b.weight is one tensor under two names"):
         freeze(model, "a")
 
@@ -371,6 +375,13 @@ def test_fingerprint_sees_names_types_and_shapes():
     assert fingerprint(one) == fingerprint(one.eval()), "the mode is no weight"
     assert fingerprint(one) != fingerprint(twin.double())
     assert fingerprint(nn.Sequential(one)) != fingerprint(one)
+    one.config = {"size": 2}
+    small = fingerprint(one)
+    one.config = {"size": 3}
+    assert fingerprint(one) != small, "a config is part of it"
+    one._seen = 7
+    before, one._seen = fingerprint(one), 8
+    assert fingerprint(one) == before, "what is private is not"
 
 
 @pytest.mark.bad_input

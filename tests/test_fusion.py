@@ -140,6 +140,14 @@ def test_decoder_is_the_stack_of_chapter_four():
     expected = fusion.decoder(fusion.queries.expand(3, -1, -1), context, context_mask=mask).mean(1)
     close(fusion(tokens), expected)
 
+def test_asking_adds_the_mean_of_a_modality_to_its_query():
+    fusion = SharedFusionDecoder(MODALITIES, DIM, depth=1, heads=2, queries=2, ask=["sound"]).double().eval()
+    tokens = some()
+    context, mask = (torch.cat(parts, 1) for parts in zip(*(tokens[m] for m in MODALITIES)))
+    asked = torch.stack([values[real].mean(0) for values, real in zip(*tokens["sound"])])
+    queries = torch.cat([fusion.queries[:2].expand(3, -1, -1), (fusion.queries[2] + asked)[:, None]], 1)
+    close(fusion(tokens), fusion.decoder(queries, context, context_mask=mask).mean(1))
+
 
 def test_decoder_is_torchs_decoder():
     "The same weights in nn.TransformerDecoder give the same state."

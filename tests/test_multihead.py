@@ -340,5 +340,6 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_named(name):
     make, words = BAD[name]
-    with refused(*words):
+    with refused(*words) as caught:
         make(MultiHeadAttention(12, 3))
+    assert str(caught.value).split(":")[0] in ("MultiHeadAttention", "attention", "Linear"), "it says who refuses"

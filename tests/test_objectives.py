@@ -318,14 +318,17 @@ def test_a_loss_that_is_not_a_number_is_seen_and_named():
 def test_weight_zero_is_recorded_and_not_trained_on():
     total, parts = MultiTaskLoss({"a": 1.0, "b": 0.0})({"a": torch.tensor(2.0), "b": torch.tensor(math.nan)})
     assert total == 2.0 and parts["b"].isnan()
-    assert MultiTaskLoss({"b": 0.0})({"b": torch.tensor(5.0)})[0] == 0.0
+    total, _ = MultiTaskLoss({"b": 0.0})({"b": torch.tensor(5.0, dtype=torch.float64)})
+    assert isinstance(total, torch.Tensor) and total == 0 and total.dtype == torch.float64
+    assert repr(MultiTaskLoss({"a": 1.0, "b": 0.25})) == "MultiTaskLoss(a=1, b=0.25)"
 
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize("weights", [{}, {"a": -1.0}, {"a": math.inf}, {"a": math.nan}])
 def test_weights_are_checked(weights):
-    with pytest.raises(ValueError, match="MultiTaskLoss: weights .*finite and not negative"):
-        MultiTaskLoss(weights)
+    with pytest.raises(ValueError, match="MultiTaskLoss: weights .*finite and not negative") as caught:
+        MultiTaskLoss({"good": 1.0} | weights if weights else {})
+    assert str(weights) in str(caught.value)  # those that are bad, alone
 
 
 @pytest.mark.bad_input
@@ -333,5 +336,5 @@ def test_weights_are_checked(weights):
     ({"gruop": torch.tensor(1.0)}, r"\['gruop'\]; known are group, odd"), ({}, "losses named nothing"),
     ({"odd": torch.ones(2)}, r"'odd': \(2,\).*take the mean first")])
 def test_losses_are_checked(losses, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^MultiTaskLoss: .*{message}"):
         MultiTaskLoss({"group": 1.0, "odd": 1.0})(losses)

@@ -151,6 +151,8 @@ def test_a_step_that_fails_leaves_no_trace():
     with pytest.raises(NotFinite, match=r"the loss is nan at step 1, samples \[3, 4, 5\] \(3 in all\)") as caught:
         take_step(optimiser, 1, squares, micro, (x[rows] for rows in micro), None)
     assert caught.value.step == 1 and caught.value.indices == [3, 4, 5]
+    assert ", 31] (32 in all)" in str(NotFinite("x", 0, list(range(32))))
+    assert ", 31, …] (33 in all)" in str(NotFinite("x", 0, list(range(33))))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(torch.equal(a, b) for a, b in zip(means, (
         v for state in optimiser.adamw.state.values() for v in state.values())))

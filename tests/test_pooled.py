@@ -109,6 +109,9 @@ def test_concat_means_the_real_tokens():
     parts[1] = fusion.absent["picture"].expand(3, -1)
     close(fusion({m: tokens[m] for m in ("text", "sound")}), fusion.mix(torch.cat(parts, 1)))
     assert fusion(tokens, need_weights=True)[1] == {}
+    first, last = (layer for layer in fusion.mix if isinstance(layer, torch.nn.Linear))
+    x = torch.randn(5, first.in_features, dtype=torch.float64)
+    close(fusion.mix(x), F.layer_norm(last(F.gelu(first(x))), (DIM,)))
 
 
 def test_gated_by_hand():
