@@ -22,12 +22,17 @@ def causal_mask(
     With more keys than queries, the queries are the last positions of the sequence.
     """
     key = query if key is None else key
+    if min(query, key) < 0:
+        raise ValueError(f"causal_mask: {query} queries and {key} keys, expected 0 or more of each")
     return torch.ones(query, key, dtype=torch.bool, device=device).tril(key - query)
 
 
 def padding_mask(lengths: Int[Tensor, "batch"], tokens: int | None = None) -> Bool[Tensor, "batch tokens"]:
     "True for the first `lengths[i]` tokens of sequence i (the real ones), False for the padding behind them."
-    tokens = int(lengths.max()) if tokens is None else tokens
+    if lengths.dim() != 1 or lengths.is_floating_point() or lengths.dtype == torch.bool or (tokens or 0) < 0:
+        raise ValueError(f"padding_mask: lengths {lengths.dtype} {tuple(lengths.shape)}, tokens {tokens}; "
+                         "expected whole numbers (batch,), and 0 tokens or more")
+    tokens = int(lengths.max()) if tokens is None and len(lengths) else tokens or 0
     return torch.arange(tokens, device=lengths.device) < lengths[:, None]
 
 # %% ../nbs/01_attention.ipynb #54ad2732
@@ -90,6 +95,8 @@ def attend(
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
     """
     _check(q, k, mask, v)
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"attention: dropout {dropout}, expected a share from 0 to 1")
     if not fused:
         return F.dropout(attention_weights(q, k, mask, scale=scale), dropout) @ v
     dead = None if mask is None else ~mask.any(-1, keepdim=True)

@@ -273,6 +273,18 @@ def test_bad_input_is_named(fused, name):
 
 
 @pytest.mark.bad_input
+def test_masks_and_dropout_refuse():
+    for call, words in ((lambda: causal_mask(-1), "causal_mask: -1 queries and -1 keys"),
+                        (lambda: padding_mask(torch.tensor([1.0])), r"padding_mask: lengths torch.float32 \(1,\)"),
+                        (lambda: padding_mask(torch.tensor(3), 4), r"lengths torch.int64 \(\), tokens 4"),
+                        (lambda: padding_mask(torch.tensor([3]), -1), "tokens -1.*0 tokens or more"),
+                        (lambda: attend(*qkv(), dropout=1.5), "attention: dropout 1.5, expected a share from 0 to 1")):
+        with pytest.raises(ValueError, match=words):
+            call()
+    assert padding_mask(torch.zeros(0, dtype=torch.long)).shape == (0, 0)
+
+
+@pytest.mark.bad_input
 def test_weights_refuse_the_same():
     q, k, _ = qkv()
     with pytest.raises(ValueError, match="torch.bool"):

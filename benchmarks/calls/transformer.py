@@ -164,7 +164,7 @@ def _():
     return lambda **given: greedy(model, **given), dict(source=SOURCE, limit=4, cached=True)
 
 
-@good("seq2seq.beam_search")
+@good("seq2seq.beam_search", infinite=True)  # −inf: there are not so many sequences
 def _():
     model = _writer()
     return lambda **given: beam_search(model, **given), dict(source=SOURCE, limit=4, beams=2, cached=True)
