@@ -331,7 +331,7 @@ BAD = {
     "other heads behind those held": (lambda m: filled()[1].append(*[torch.zeros(2, 1, 4, 4)] * 2),
                                       ["keys (2, 1, 4, 4)", "behind (2, 3, 3, 4)"]),
     "a row that is not there": (lambda m: filled()[1].select(torch.tensor([2])), ["KeyValueCache", "holds 2 rows"]),
-    "rows as a mask": (lambda m: filled()[1].select(torch.tensor([True, False])), ["rows are torch.bool (2,)"]),
+    "rows as a mask": (lambda m: filled()[1].select(torch.tensor([True, False])), ["rows torch.bool (2,)"]),
     "no heads": (lambda m: MultiHeadAttention(12, 0), ["0 heads"]),
     "groups": (lambda m: MultiHeadAttention(12, 6, kv_heads=4), ["6 heads", "4 key/value heads", "kv_heads"]),
     "no groups": (lambda m: MultiHeadAttention(12, 6, kv_heads=0), ["0 key/value heads"]),
