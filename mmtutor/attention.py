@@ -47,6 +47,9 @@ def _check(q: Tensor, k: Tensor, mask: Tensor | None, v: Tensor | None = None) -
     if not (q.shape[:-2] == k.shape[:-2] == (k if v is None else v).shape[:-2]):
         raise ValueError(f"attention: {got}: expected the same batch axes in front of (tokens, width); "
                          "use .expand() where one side is shared")
+    if not (q.device == k.device == (k if v is None else v).device):  # PyTorch multiplies cpu with meta: garbage
+        raise ValueError(f"attention: {got}: on {q.device}, {k.device}{f', {v.device}' if v is not None else ''}, "
+                         "expected all on one device")
     if mask is None:
         return
     if mask.dtype != torch.bool:

@@ -124,7 +124,7 @@ def length_batches(mask: Bool[Tensor, "rows tokens"], size: int, generator: torc
         raise ValueError(f"length_batches: got a {mask.dtype} mask {tuple(mask.shape)} for batches of {size}, "
                          "expected torch.bool (rows, tokens), and 1 row or more")
     order = torch.randperm(len(mask), generator=generator)
-    order = order[mask.sum(1)[order].argsort(stable=True)]
+    order = order[mask.sum(1).cpu()[order].argsort(stable=True)]
     batches = order.split(size)
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
