@@ -32,8 +32,9 @@ def occlusion(
     Source: Zeiler and Fergus 2014, arXiv:1311.2901, section 4.2.
     """
     stride = size if stride is None else stride
-    if batch < 1:
-        raise ValueError(f"occlusion: batches of {batch} pictures, expected 1 or more")
+    if batch < 1 or not -torch.inf < fill < torch.inf:
+        raise ValueError(f"occlusion: batches of {batch} pictures, painted with {fill}; "
+                         "expected 1 or more, and a finite number")
     if picture.dim() != 3 or not 1 <= size <= min(picture.shape[1:]) or stride < 1:
         raise ValueError(f"occlusion: a square of {size} pixels every {stride} on a picture {tuple(picture.shape)}; "
                          "expected (channels, height, width), a square that fits into it, and a stride of 1 or more")
@@ -55,9 +56,10 @@ def agreement(a: Float[Tensor, "rows columns"], b: Float[Tensor, "rows columns"]
 
     ValueError if the shapes differ, a value is not finite, or a map says the same of every place.
     """
-    if not a.numel() or not b.numel():
-        raise ValueError(f"agreement: maps {tuple(a.shape)} and {tuple(b.shape)}, expected some places in both")
-    if a.shape != b.shape or any(not m.isfinite().all() or m.min() == m.max() for m in (a, b)):
+    if a.shape != b.shape or a.device != b.device or not a.numel():
+        raise ValueError(f"agreement: maps {tuple(a.shape)} and {tuple(b.shape)}, on {a.device} and {b.device}; "
+                         "expected the same shape, with a place in it, on the same device")
+    if any(not m.isfinite().all() or m.min() == m.max() for m in (a, b)):
         raise ValueError(f"agreement: maps {tuple(a.shape)} and {tuple(b.shape)} with values from {a.min():.3g} to "
                          f"{a.max():.3g} and from {b.min():.3g} to {b.max():.3g}; expected the same shape, and "
                          "finite values that differ from place to place")

@@ -187,8 +187,9 @@ class _Stack(nn.Module):
     def __init__(self, layer: Callable[..., nn.Module], depth: int, dim: int, heads: int, hidden: int | None = None, *,
                  final_norm: bool | None = None, norm_first: bool = True, eps: float = 1e-5, **options):
         super().__init__()
-        if not 0 <= depth <= 1000:
-            raise ValueError(f"{type(self).__name__}: depth {depth}, expected 0 to 1,000 layers")
+        if not 0 <= depth <= 1000 or not 0 <= options.get("dropout", 0) <= 1:
+            raise ValueError(f"{type(self).__name__}: depth {depth}, dropout {options.get('dropout', 0)}, "
+                             "expected 0 to 1,000 layers, and a share from 0 to 1")
         self.dim = dim
         self.layers = nn.ModuleList(
             layer(dim, heads, hidden, norm_first=norm_first, eps=eps, **options) for _ in range(depth))

@@ -89,8 +89,8 @@ def standardise(
     "(pixel − mean) / std. ValueError for a wrong shape or type, and for floats outside 0–1 or NaN."
     if pictures.ndim != 4 or pictures.shape[1] != 3 or 0 in pictures.shape[2:]:
         raise ValueError(f"standardise: got shape {tuple(pictures.shape)}, expected (batch, 3, height, width), none 0")
-    if len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
-        raise ValueError(f"standardise: got mean {mean} and std {std}, expected three numbers each, every std above 0")
+    if len(mean) != 3 or len(std) != 3 or not all(0 <= m <= 255 and s > 0 for m, s in zip(mean, std)):
+        raise ValueError(f"standardise: got mean {mean} and std {std}, expected three numbers each, 0 to 255, above 0")
     if pictures.dtype != torch.uint8:
         if not pictures.is_floating_point():
             raise ValueError(f"standardise: got {pictures.dtype}, expected torch.uint8 (0–255) or floats (0–1)")
