@@ -39,6 +39,8 @@ def padding_mask(lengths: Int[Tensor, "batch"], tokens: int | None = None) -> Bo
 def _check(q: Tensor, k: Tensor, mask: Tensor | None, v: Tensor | None = None) -> None:
     "Refuse what would fail later with a message about something else, or worse, not fail."
     got = f"q {tuple(q.shape)}, k {tuple(k.shape)}" + (f", v {tuple(v.shape)}" if v is not None else "")
+    if min(q.dim(), k.dim(), (k if v is None else v).dim()) < 2:
+        raise ValueError(f"attention: {got}: expected (tokens, width) behind the batch axes")
     if q.shape[-1] != k.shape[-1]:
         raise ValueError(f"attention: {got}: queries and keys are compared by a dot product and need the same width; "
                          "project one of them with a linear layer")

@@ -259,6 +259,7 @@ BAD = {
                                 ["(1, 2, 3, 5, 7)", "does not broadcast"]),
     "widths": (lambda q, k, v: (q[..., :4], k, v), ["(2, 3, 5, 4)", "same width", "linear layer"]),
     "values": (lambda q, k, v: (q, k, v[..., :6, :]), ["(2, 3, 6, 6)", "as many values as keys"]),
+    "no tokens": (lambda q, k, v: (q[0, 0, 0], k, v), ["q (8,)", "(tokens, width)"]),
     "devices": (lambda q, k, v: (q.to("meta"), k, v), ["on meta, cpu, cpu", "one device"]),
     "batch": (lambda q, k, v: (q[:1], k, v), ["(1, 3, 5, 8)", "batch axes", ".expand()"]),
 }

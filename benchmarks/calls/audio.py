@@ -128,6 +128,12 @@ def _():
     return RecurrentEncoder(4, 1, 8).prepare, dict(sounds=[torch.rand(5), torch.zeros(3).numpy()])
 
 
+@good("audio.RecurrentEncoder pretrained")
+def _():
+    return lambda **given: RecurrentEncoder.from_pretrained(**given)(*_sounds().values()), dict(
+        name="speaker-lstm", stride=2)
+
+
 @good("audio.sinusoids")
 def _():
     return sinusoids, dict(tokens=3, dim=8)

@@ -118,6 +118,12 @@ def _():
     return ConvEncoder(STAGES, stem=4, dim=8, size=8).eval(), dict(pictures=torch.rand(2, 3, 8, 8))
 
 
+@good("vision.ConvEncoder pretrained")
+def _():
+    return lambda **given: ConvEncoder.from_pretrained(**given)(_bytes(2, 3, 8, 8)), dict(
+        name="efficientnet-lite0", size=8)
+
+
 @good("vision.lite_name")
 def _():
     return lite_name, dict(name="_blocks.0._depthwise_conv.weight")
