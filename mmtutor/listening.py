@@ -122,6 +122,9 @@ def band_groups(filters: Float[Tensor, "bands bins"], groups: int = 3) -> list[t
     if filters.dim() != 2 or 0 in filters.shape or groups < 1:
         raise ValueError(f"band_groups: {groups} groups of filters {tuple(filters.shape)}, expected 1 or more of each")
     count, bins = filters.shape
+    if (many := math.comb(count - 1, min(groups, count) - 1)) > 10**6:
+        raise ValueError(f"band_groups: {many:,} ways to make {groups} groups of {count} bands, expected a million "
+                         "at most; take fewer groups")
     hears = [row.nonzero()[:, 0].tolist() for row in filters]  # nothing, for a band that lies between two bins
     end = list(accumulate((h[-1] + 1 if h else 0 for h in hears), max))
     start = list(accumulate((h[0] if h else bins for h in reversed(hears)), min))[::-1]

@@ -164,6 +164,8 @@ def test_wrong_waves_and_masks():
         mel_filters(0)
     with pytest.raises(ValueError, match=r"band_groups: 0 groups of filters \(8, 33\)"):
         band_groups(mel_filters(8, 64), 0)
+    with pytest.raises(ValueError, match="ways to make 10 groups of 80 bands, expected a million at most"):
+        band_groups(mel_filters(80), 10)
 
 
 def test_resample_keeps_what_fits_and_removes_the_rest():
