@@ -44,7 +44,8 @@ from mmtutor.course import records
 CALLS = Path(__file__).resolve().parent / "calls"
 SECONDS, MEMORY = 20, 3 * 2**30
 WHOLE = (torch.int64, torch.bool, np.dtype("int64"), np.dtype("bool"))
-SAID = re.compile(r"meta|device|dtype|scalar type|not implemented for|data type|same type|Double|Half|Long|Bool|Int\b")
+SAID = re.compile(r"meta|device|dtype|scalar type|not implemented for|data type|same type|Input type|bool tensor"
+                  r"|Double|Half|Long|Bool|Int\b")
 NO_ROOM = re.compile(r"allocate|memory|Storage size|overflow|too large|too big|Maximum allowed|maximum supported", re.I)
 
 
@@ -228,8 +229,8 @@ def _judged(call: Call, function: Callable, error: Exception, done: Sequence[Dam
     ours = Path(file).is_relative_to(Path(mmtutor.__file__).parent) and "raise " in linecache.getline(file, line)
     if isinstance(error, ValueError) and ours:
         return "refused", said
-    if re.search("device|float|int64|int32|bool", how) and isinstance(error, (RuntimeError, TypeError, IndexError)) \
-            and SAID.search(str(error)):
+    if re.search("device|float|int64|int32|bool", how) and SAID.search(str(error)) \
+            and isinstance(error, (RuntimeError, TypeError, IndexError, ValueError)):
         return "refused", said
     if "huge" in how and (isinstance(error, MemoryError) or NO_ROOM.search(str(error))):
         return "refused", said

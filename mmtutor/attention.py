@@ -22,18 +22,25 @@ def causal_mask(
     With more keys than queries, the queries are the last positions of the sequence.
     """
     key = query if key is None else key
+    if min(query, key) < 0:
+        raise ValueError(f"causal_mask: {query} queries and {key} keys, expected 0 or more of each")
     return torch.ones(query, key, dtype=torch.bool, device=device).tril(key - query)
 
 
 def padding_mask(lengths: Int[Tensor, "batch"], tokens: int | None = None) -> Bool[Tensor, "batch tokens"]:
     "True for the first `lengths[i]` tokens of sequence i (the real ones), False for the padding behind them."
-    tokens = int(lengths.max()) if tokens is None else tokens
+    if lengths.dim() != 1 or lengths.is_floating_point() or lengths.dtype == torch.bool or (tokens or 0) < 0:
+        raise ValueError(f"padding_mask: lengths {lengths.dtype} {tuple(lengths.shape)}, tokens {tokens}; "
+                         "expected whole numbers (batch,), and 0 tokens or more")
+    tokens = int(lengths.max()) if tokens is None and len(lengths) else tokens or 0
     return torch.arange(tokens, device=lengths.device) < lengths[:, None]
 
 # %% ../nbs/01_attention.ipynb #54ad2732
 def _check(q: Tensor, k: Tensor, mask: Tensor | None, v: Tensor | None = None) -> None:
     "Refuse what would fail later with a message about something else, or worse, not fail."
     got = f"q {tuple(q.shape)}, k {tuple(k.shape)}" + (f", v {tuple(v.shape)}" if v is not None else "")
+    if min(q.dim(), k.dim(), (k if v is None else v).dim()) < 2:
+        raise ValueError(f"attention: {got}: expected (tokens, width) behind the batch axes")
     if q.shape[-1] != k.shape[-1]:
         raise ValueError(f"attention: {got}: queries and keys are compared by a dot product and need the same width; "
                          "project one of them with a linear layer")
@@ -42,6 +49,9 @@ def _check(q: Tensor, k: Tensor, mask: Tensor | None, v: Tensor | None = None) -
     if not (q.shape[:-2] == k.shape[:-2] == (k if v is None else v).shape[:-2]):
         raise ValueError(f"attention: {got}: expected the same batch axes in front of (tokens, width); "
                          "use .expand() where one side is shared")
+    if not (q.device == k.device == (k if v is None else v).device):  # PyTorch multiplies cpu with meta: garbage
+        raise ValueError(f"attention: {got}: on {q.device}, {k.device}{f', {v.device}' if v is not None else ''}, "
+                         "expected all on one device")
     if mask is None:
         return
     if mask.dtype != torch.bool:
@@ -90,6 +100,8 @@ def attend(
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
     """
     _check(q, k, mask, v)
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"attention: dropout {dropout}, expected a share from 0 to 1")
     if not fused:
         return F.dropout(attention_weights(q, k, mask, scale=scale), dropout) @ v
     dead = None if mask is None else ~mask.any(-1, keepdim=True)

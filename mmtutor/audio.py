@@ -33,6 +33,9 @@ from .transformer import Encoder, Tokens
 def raise_quiet(waves: Float[Tensor, "batch samples"], mask: Bool[Tensor, "batch samples"],
                 level: float = -30.0) -> Float[Tensor, "batch samples"]:
     "Amplify each sound whose loudness (root mean square of its real samples) is below `level` dB, silence excepted."
+    if waves.dim() != 2 or mask.shape != waves.shape or mask.dtype != torch.bool or not level <= 0:
+        raise ValueError(f"raise_quiet: waves {tuple(waves.shape)}, a {mask.dtype} mask {tuple(mask.shape)}, {level} "
+                         "dB; expected both (batch, samples), torch.bool, and 0 dB at most")
     waves = waves.masked_fill(~mask, 0)
     power = waves.square().sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
     gain = (10 ** (level / 20) / power.clamp(min=1e-20).sqrt()).clamp(min=1)
@@ -45,6 +48,14 @@ def speaker_weights() -> Path:
                   "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e")
 
 # %% ../nbs/08_audio.ipynb #fe9708d9
+def _check_frames(what: str, frames: Tokens, bands: int) -> None:
+    values, mask = frames
+    if values.dim() != 3 or 0 in values.shape or values.shape[2] != bands or mask.shape != values.shape[:2] \
+            or mask.dtype != torch.bool:
+        raise ValueError(f"{what}: frames {tuple(values.shape)} and a {mask.dtype} mask {tuple(mask.shape)}, expected "
+                         f"(batch, frames, {bands}), none 0, and torch.bool (batch, frames)")
+
+
 class RecurrentEncoder(nn.Module):
     """LSTM (or GRU) layers over mel powers; their states, averaged over windows of `stride` frames, are the tokens.
 
@@ -65,6 +76,9 @@ class RecurrentEncoder(nn.Module):
         super().__init__()
         if cell not in ("lstm", "gru"):
             raise ValueError(f"RecurrentEncoder: unknown cell {cell!r}, expected 'lstm' or 'gru'")
+        if min(dim, stride) < 1 or not 1 <= depth <= 1000:
+            raise ValueError(f"RecurrentEncoder: dim {dim}, depth {depth}, stride {stride}; expected 1 or more of "
+                             "each, and 1,000 layers at most")
         self.dim, self.stride, self.loudness = dim, stride, loudness
         self.mel = LogMel(bands, convention="librosa")
         self.lstm = (nn.LSTM if cell == "lstm" else nn.GRU)(bands, dim, depth, batch_first=True)  # named as in the file
@@ -99,6 +113,7 @@ class RecurrentEncoder(nn.Module):
 
     def encode(self, frames: Tokens) -> Tokens:
         "Tokens from frames that are at hand: those of `frames`, stored or masked (SpecAugment)."
+        _check_frames("RecurrentEncoder", frames, self.mel.bands)
         states, real = self.lstm(frames.values)[0], frames.mask
         spare = -states.shape[1] % self.stride
         states = F.pad(states.masked_fill(~real[..., None], 0), (0, 0, 0, spare))
@@ -109,6 +124,8 @@ class RecurrentEncoder(nn.Module):
 # %% ../nbs/08_audio.ipynb #56787f41
 def sinusoids(tokens: int, dim: int) -> Float[Tensor, "tokens dim"]:
     "Whisper's positions: sines, then cosines, of wavelengths from 2π to 20,000π tokens."
+    if tokens < 0 or dim < 4 or dim % 2:
+        raise ValueError(f"sinusoids: {tokens} tokens of width {dim}, expected 0 or more, and an even width from 4 on")
     turns = torch.exp(-np.log(10_000) / (dim // 2 - 1) * torch.arange(dim // 2))
     angles = torch.arange(tokens)[:, None] * turns
     return torch.cat([angles.sin(), angles.cos()], 1)
@@ -137,11 +154,11 @@ class AudioTransformer(nn.Module):
         self.dim, self.attend_padding = dim, attend_padding
         self.mel = LogMel(bands)
         self.samples = tokens * 2 * self.mel.hop
+        self.register_buffer("positions", sinusoids(tokens, dim))
         self.conv1 = nn.Conv1d(bands, dim, 3, padding=1)
         self.conv2 = nn.Conv1d(dim, dim, 3, stride=2, padding=1)
-        self.register_buffer("positions", sinusoids(tokens, dim))
-        self.dropout = nn.Dropout(dropout)
         self.encoder = Encoder(depth, dim, heads, hidden, activation=activation, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
         self.report: LoadReport | None = None
 
     @classmethod
@@ -160,12 +177,14 @@ class AudioTransformer(nn.Module):
         return tuple(x.to(self.positions.device) for x in pad_sounds(sounds, self.samples))
 
     def forward(self, waves: Float[Tensor, "batch samples"], mask: Bool[Tensor, "batch samples"]) -> Tokens:
-        if waves.shape[1] != self.samples:
-            raise ValueError(f"AudioTransformer: {waves.shape[1]} samples, expected {self.samples}; use prepare()")
+        if waves.shape[1:] != (self.samples,):
+            raise ValueError(f"AudioTransformer: {' × '.join(map(str, waves.shape[1:]))} samples, "
+                             f"expected {self.samples}; use prepare()")
         return self.encode(self.mel(waves, mask))
 
     def encode(self, frames: Tokens) -> Tokens:
         "Tokens from log-mel frames that are at hand, stored or masked (SpecAugment), at most two for each position."
+        _check_frames("AudioTransformer", frames, self.mel.bands)
         x, real = frames
         if x.shape[1] > 2 * len(self.positions):
             raise ValueError(f"AudioTransformer: {x.shape[1]} frames, expected at most {2 * len(self.positions)}")

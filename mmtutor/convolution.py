@@ -20,6 +20,9 @@ def pad_same(
 
     Of an odd number of zeros, the extra one goes below and to the right.
     """
+    if x.dim() != 4 or min(kernel, stride) < 1:
+        raise ValueError(f"pad_same: x {tuple(x.shape)}, kernel {kernel}, stride {stride}, expected (batch, channels, "
+                         "height, width), and 1 or more")
     pads = []
     for size in (x.shape[-1], x.shape[-2]):
         total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -34,6 +37,8 @@ def receptive_field(layers: Sequence[tuple[int, int]]) -> tuple[int, int]:
     doi:10.23915/distill.00021, equation 2.
     """
     field = jump = 1
+    if any(len(layer) != 2 for layer in layers):
+        raise ValueError(f"receptive_field: layers {layers}, expected (kernel, stride) for each")
     for kernel, stride in layers:
         if kernel < 1 or stride < 1:
             raise ValueError(f"receptive_field: kernel {kernel}, stride {stride}, expected 1 or more")
@@ -46,13 +51,20 @@ class ConvNorm(nn.Module):
 
     def __init__(self, inside: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1, linear: bool = False):
         super().__init__()
-        padding = kernel // 2 if stride == 1 else 0  # with stride 1 "same" is symmetric and the convolution can do it
+        if min(inside, out, kernel, stride, groups) < 1 or inside % groups or out % groups:
+            raise ValueError(f"ConvNorm: {inside} to {out} channels in {groups} groups, kernel {kernel}, stride "
+                             f"{stride}; expected 1 or more of each, and groups that divide the channels")
+        self.symmetric = stride == 1 and kernel % 2 == 1  # then the convolution can pad to "same" itself
+        padding = kernel // 2 if self.symmetric else 0
         self.conv = nn.Conv2d(inside, out, kernel, stride, padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out, eps=1e-3, momentum=0.01)
         self.kernel, self.stride, self.linear = kernel, stride, linear
 
     def forward(self, x: Float[Tensor, "batch inside height width"]) -> Float[Tensor, "batch out h w"]:
-        x = x if self.stride == 1 else pad_same(x, self.kernel, self.stride)
+        if x.dim() != 4 or x.shape[1] != self.conv.in_channels or 0 in x.shape[2:]:
+            raise ValueError(f"ConvNorm: x is {tuple(x.shape)}, expected (batch, {self.conv.in_channels}, "
+                             "height, width), none 0")
+        x = x if self.symmetric else pad_same(x, self.kernel, self.stride)
         x = self.norm(self.conv(x))
         return x if self.linear else F.relu6(x)
 

@@ -27,6 +27,8 @@ class Player:
     "Sounds to listen to, each under its name: players where HTML can be shown, names and lengths elsewhere."
 
     def __init__(self, sounds: Mapping[str, Tensor], rate: int = 16_000):
+        if not 0 < rate < 2**31:
+            raise ValueError(f"Player: {rate} Hz, expected a positive rate that a WAV file can name")
         for name, sound in sounds.items():
             if problem := _problem(torch.as_tensor(sound), None):
                 raise ValueError(f"Player: {name}: {problem}")
@@ -34,6 +36,8 @@ class Player:
 
     def wav(self, name: str) -> bytes:
         "One sound as the bytes of a WAV file of 16 bits; what is beyond ±1 is cut flat."
+        if name not in self.sounds:
+            raise ValueError(f"Player: no sound {name[:40]!r}, expected one of {list(self.sounds)}")
         whole = (self.sounds[name].detach().cpu().clamp(-1, 1) * 32767).round().to(torch.int16)
         with io.BytesIO() as buffer:
             with wave.open(buffer, "wb") as file:
@@ -79,6 +83,8 @@ def resample(
     sound = torch.as_tensor(sound)
     if problem := _problem(sound, None):
         raise ValueError(f"resample: {problem}")
+    if sound.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"resample: dtype {sound.dtype}, expected torch.float32 or torch.float64; see sound.float()")
     if rate <= 0 or to <= 0:
         raise ValueError(f"resample: from {rate} Hz to {to} Hz, expected positive rates")
     if rate == to or not len(sound):
@@ -101,6 +107,8 @@ def mel_filters(bands: int, n_fft: int = 400, rate: int = 16_000) -> Float[Tenso
 
     Source: Slaney 1998, Auditory Toolbox; the defaults of librosa and of Whisper.
     """
+    if min(bands, n_fft, rate) < 1:
+        raise ValueError(f"mel_filters: {bands} bands, n_fft {n_fft}, {rate} Hz, expected 1 or more of each")
     bins = torch.linspace(0, rate / 2, n_fft // 2 + 1, dtype=torch.float64)
     top = hertz_to_mel(torch.tensor(rate / 2, dtype=torch.float64)).item()
     corners = mel_to_hertz(torch.linspace(0, top, bands + 2, dtype=torch.float64))
@@ -111,7 +119,12 @@ def mel_filters(bands: int, n_fft: int = 400, rate: int = 16_000) -> Float[Tenso
 # %% ../nbs/08_listening.ipynb #024dac27
 def band_groups(filters: Float[Tensor, "bands bins"], groups: int = 3) -> list[tuple[slice, slice]]:
     "Neighbouring bands in at most `groups` groups, and the bins that each hears: as few products as possible."
+    if filters.dim() != 2 or 0 in filters.shape or groups < 1:
+        raise ValueError(f"band_groups: {groups} groups of filters {tuple(filters.shape)}, expected 1 or more of each")
     count, bins = filters.shape
+    if (many := math.comb(count - 1, min(groups, count) - 1)) > 10**6:
+        raise ValueError(f"band_groups: {many:,} ways to make {groups} groups of {count} bands, expected a million "
+                         "at most; take fewer groups")
     hears = [row.nonzero()[:, 0].tolist() for row in filters]  # nothing, for a band that lies between two bins
     end = list(accumulate((h[-1] + 1 if h else 0 for h in hears), max))
     start = list(accumulate((h[0] if h else bins for h in reversed(hears)), min))[::-1]
@@ -140,8 +153,10 @@ class LogMel(nn.Module):
         if convention not in ("whisper", "librosa"):
             raise ValueError(f"LogMel: unknown convention {convention!r}, expected 'whisper' or 'librosa'")
         self.bands, self.rate, self.n_fft, self.hop, self.whisper = bands, rate, n_fft, hop, convention == "whisper"
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        if hop < 1:
+            raise ValueError(f"LogMel: a hop of {hop} samples, expected 1 or more")
         self.register_buffer("filters", mel_filters(bands, n_fft, rate), persistent=False)
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.groups = band_groups(self.filters)
 
     def forward(
@@ -188,11 +203,13 @@ class LogMel(nn.Module):
                              "expected both (batch, samples), the mask bool; a single sound is passed as sound[None]")
         if mask is not None and (mask[:, 1:] > mask[:, :-1]).count_nonzero():
             raise ValueError("LogMel: a mask with padding in front of real samples; pad behind the sound")
+        if waves.device != self.window.device:
+            raise ValueError(f"LogMel: waves on {waves.device}, expected {self.window.device}, where the filters are")
         if not waves.numel():
             raise ValueError(f"LogMel: waves {tuple(waves.shape)} hold nothing, expected a sound and a sample at least")
-        if self.whisper and waves.shape[1] <= self.n_fft // 2:
+        if self.whisper and waves.shape[1] <= max(self.n_fft // 2, self.hop - 1):
             raise ValueError(f"LogMel: {waves.shape[1]} samples have no mirror image of half a window "
-                             f"({self.n_fft // 2} samples); pad the sounds with zeros")
+                             f"({self.n_fft // 2} samples), or no frame every {self.hop}; pad the sounds with zeros")
 
 # %% ../nbs/08_listening.ipynb #91ff0f7d
 def pad_sounds(

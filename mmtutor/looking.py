@@ -32,6 +32,9 @@ def occlusion(
     Source: Zeiler and Fergus 2014, arXiv:1311.2901, section 4.2.
     """
     stride = size if stride is None else stride
+    if batch < 1 or not -torch.inf < fill < torch.inf:
+        raise ValueError(f"occlusion: batches of {batch} pictures, painted with {fill}; "
+                         "expected 1 or more, and a finite number")
     if picture.dim() != 3 or not 1 <= size <= min(picture.shape[1:]) or stride < 1:
         raise ValueError(f"occlusion: a square of {size} pixels every {stride} on a picture {tuple(picture.shape)}; "
                          "expected (channels, height, width), a square that fits into it, and a stride of 1 or more")
@@ -53,7 +56,10 @@ def agreement(a: Float[Tensor, "rows columns"], b: Float[Tensor, "rows columns"]
 
     ValueError if the shapes differ, a value is not finite, or a map says the same of every place.
     """
-    if a.shape != b.shape or any(not m.isfinite().all() or m.min() == m.max() for m in (a, b)):
+    if a.shape != b.shape or a.device != b.device or not a.numel():
+        raise ValueError(f"agreement: maps {tuple(a.shape)} and {tuple(b.shape)}, on {a.device} and {b.device}; "
+                         "expected the same shape, with a place in it, on the same device")
+    if any(not m.isfinite().all() or m.min() == m.max() for m in (a, b)):
         raise ValueError(f"agreement: maps {tuple(a.shape)} and {tuple(b.shape)} with values from {a.min():.3g} to "
                          f"{a.max():.3g} and from {b.min():.3g} to {b.max():.3g}; expected the same shape, and "
                          "finite values that differ from place to place")
@@ -104,7 +110,7 @@ def effective_receptive_field(
     with torch.enable_grad():
         pictures = pictures.detach().requires_grad_()
         found = maps(pictures)
-        if found.dim() != 4 or len(found) != len(pictures):
+        if found.dim() != 4 or len(found) != len(pictures) or 0 in found.shape:
             raise ValueError(f"effective_receptive_field: maps of shape {tuple(found.shape)} from pictures "
                              f"{tuple(pictures.shape)}, expected (batch, channels, rows, columns)")
         middle = found[:, :, found.shape[2] // 2, found.shape[3] // 2]
@@ -122,6 +128,8 @@ def square_of(field: Float[Tensor, "height width"], share: float) -> int:
 
     ValueError for a share that is not above 0 and at most 1, or a field that is negative somewhere or 0 everywhere.
     """
+    if field.dim() != 2 or not field.numel() or not field.isfinite().all():
+        raise ValueError(f"square_of: a field {tuple(field.shape)}, expected (height, width) of finite numbers")
     if not 0 < share <= 1 or not field.min() >= 0 or not field.sum() > 0:
         raise ValueError(f"square_of: share {share} of a field from {field.min():.3g} to {field.max():.3g}, expected a "
                          "share above 0 and at most 1, and values of 0 or more, not all 0")
@@ -146,7 +154,7 @@ def rollout(
     """
     shapes = [tuple(w.shape) for w in weights]
     if not shapes or len(shapes[0]) != 4 or shapes[0][2] != shapes[0][3] or any(
-            len(s) != 4 or (s[0], *s[2:]) != (shapes[0][0], *shapes[0][2:]) for s in shapes):
+            len(s) != 4 or not s[1] or (s[0], *s[2:]) != (shapes[0][0], *shapes[0][2:]) for s in shapes):
         raise ValueError(f"rollout: weights of shapes {shapes}, expected (batch, heads, tokens, tokens) for each layer "
                          "of self-attention, batch and tokens the same in all")
     if not 0 <= residual <= 1:

@@ -42,6 +42,9 @@ def mask_tokens(
     if ids.shape != mask.shape or mask.dtype != torch.bool:
         raise ValueError(f"mask_tokens: got ids {tuple(ids.shape)} and a {mask.dtype} mask {tuple(mask.shape)}, "
                          "expected the same shape, and a mask of torch.bool (True = real)")
+    if ids.dim() != 2 or ordinary.dim() != 1 or {ids.dtype, ordinary.dtype} - {torch.int64, torch.int32}:
+        raise ValueError(f"mask_tokens: got {ids.dtype} ids {tuple(ids.shape)} and {ordinary.dtype} pieces "
+                         f"{tuple(ordinary.shape)}, expected whole numbers, (batch, tokens) and (pieces,)")
     if not 0 <= share <= 1 or ordinary.numel() == 0:
         raise ValueError(f"mask_tokens: got a share of {share} and {ordinary.numel()} ordinary pieces, "
                          "expected a share from 0 to 1, and at least one piece")
@@ -71,6 +74,9 @@ class MaskedLanguageModel(nn.Module):
         where: Bool[Tensor, "batch tokens"] | None = None,  # guess at these places only
     ) -> Float[Tensor, "*places vocabulary"]:
         "Scores (batch, tokens, vocabulary), or (places, vocabulary) with `where`."
+        if where is not None and (where.shape != ids.shape or where.dtype != torch.bool):
+            raise ValueError(f"MaskedLanguageModel: got a {where.dtype} where {tuple(where.shape)}, "
+                             f"expected torch.bool {tuple(ids.shape)} like the ids")
         x = self.encoder(ids, mask).values
         x = x if where is None else x[where]
         return F.linear(self.norm(F.gelu(self.dense(x))), self.encoder.token.weight, self.bias)
@@ -78,6 +84,8 @@ class MaskedLanguageModel(nn.Module):
 # %% ../nbs/06_masked.ipynb #7608285f
 def initialise(model: nn.Module, dim: int) -> nn.Module:
     "Small weights, zero biases, as BERT begins: standard deviation 0.02 at width 768, more for narrower models."
+    if dim < 1:
+        raise ValueError(f"initialise: got a width of {dim}, expected 1 or more")
     for part in model.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, std=0.02 * (768 / dim) ** 0.5)
@@ -94,8 +102,11 @@ def masked_loss(
 ) -> Float[Tensor, ""]:
     "Cross-entropy over the places asked for, in nats; 0 if there are none."
     asked = target != NOT_ASKED
-    scores = model(read, mask, asked)
-    return F.cross_entropy(scores, target[asked], reduction="sum") / max(len(scores), 1)
+    scores, wanted = model(read, mask, asked), target[asked]
+    if target.dtype == torch.bool or not ((wanted >= 0) & (wanted < scores.shape[-1])).all():
+        raise ValueError(f"masked_loss: got targets {target.dtype} that are no piece, expected whole numbers from 0 to "
+                         f"{scores.shape[-1] - 1}, or NOT_ASKED")
+    return F.cross_entropy(scores, wanted, reduction="sum") / max(len(scores), 1)
 
 # %% ../nbs/06_masked.ipynb #01b89a1d
 def pieces_to_hide(encoder: TextEncoder) -> tuple[Int[Tensor, "pieces"], int]:
@@ -109,8 +120,11 @@ def pieces_to_hide(encoder: TextEncoder) -> tuple[Int[Tensor, "pieces"], int]:
 
 def length_batches(mask: Bool[Tensor, "rows tokens"], size: int, generator: torch.Generator) -> list[Tensor]:
     "All rows once, in batches of like length, the batches in random order; rows of equal length meet at random."
+    if mask.dim() != 2 or mask.dtype != torch.bool or size < 1:
+        raise ValueError(f"length_batches: got a {mask.dtype} mask {tuple(mask.shape)} for batches of {size}, "
+                         "expected torch.bool (rows, tokens), and 1 row or more")
     order = torch.randperm(len(mask), generator=generator)
-    order = order[mask.sum(1)[order].argsort(stable=True)]
+    order = order[mask.sum(1).cpu()[order].argsort(stable=True)]
     batches = order.split(size)
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
@@ -130,6 +144,9 @@ def pretrain(
     "Teach `model` to fill blanks in these rows, in place; the loss of every step. ValueError for no row or no step."
     if len(ids) == 0 or steps < 1:
         raise ValueError(f"pretrain: got {len(ids)} rows and {steps} steps, expected one of each at least")
+    if ids.shape != mask.shape or not 0 <= rate < torch.inf:
+        raise ValueError(f"pretrain: got ids {tuple(ids.shape)}, a mask {tuple(mask.shape)} and a rate of {rate}, "
+                         "expected the same shape, and a rate of 0 or more")
     generator, losses, queue = torch.Generator().manual_seed(seed), [], []
     ordinary, mask_id = pieces_to_hide(model.encoder)
     optimiser = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -165,6 +182,9 @@ def score_blanks(
     "Loss (nats) and share of right first guesses at BERT's blanks, the same ones for the same seed."
     read, target = mask_tokens(ids, mask, *pieces_to_hide(model.encoder), generator=torch.Generator().manual_seed(seed))
     asked = target != NOT_ASKED
+    if not asked.any():
+        raise ValueError(f"score_blanks: seed {seed} hides no piece of ids {tuple(ids.shape)}, expected one at least; "
+                         "give more rows, or another seed")
     scores = model(read, mask, asked)
     return F.cross_entropy(scores, target[asked]).item(), (scores.argmax(-1) == target[asked]).float().mean().item()
 
@@ -179,6 +199,8 @@ def fill(model: MaskedLanguageModel, text: str, best: int = 5) -> list[list[tupl
     blanks = ids == model.encoder.tokenizer.token_to_id("[MASK]")
     if not blanks.any():
         raise ValueError(f"fill: there is no [MASK] in {text[:60]!r}; write it in capitals, with brackets")
+    if best < 1:
+        raise ValueError(f"fill: got the {best} best pieces to find, expected 1 or more")
     chances = model(ids, mask, blanks).softmax(-1).topk(min(best, model.encoder.config.vocabulary))
     return [[(model.encoder.tokenizer.id_to_token(i), p) for p, i in zip(*row)]
             for row in zip(chances.values.tolist(), chances.indices.tolist())]

@@ -30,7 +30,11 @@ class KeyValueCache:
         return 0 if self.keys is None else self.keys.shape[2]
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        "Put these behind the tokens held so far and return all of them."
+        "Put these behind the tokens held so far and return all of them. Raises ValueError when shapes do not fit."
+        held = keys if self.keys is None else self.keys
+        if keys.dim() != 4 or keys.shape != values.shape or keys[:, :, :0].shape != held[:, :, :0].shape:
+            raise ValueError(f"KeyValueCache: keys {tuple(keys.shape)} and values {tuple(values.shape)} behind "
+                             f"{tuple(held.shape)}, expected (batch, kv_heads, tokens, width), the same but for tokens")
         if self.keys is not None:
             keys, values = torch.cat((self.keys, keys), dim=2), torch.cat((self.values, values), dim=2)
         self.keys, self.values = keys, values
@@ -38,8 +42,13 @@ class KeyValueCache:
 
     def select(self, rows: Int[Tensor, "rows"]) -> None:
         "Keep these rows of the batch, in this order, as beam search does when it drops one beam and doubles another."
+        if rows.dim() != 1 or rows.dtype == torch.bool:
+            raise ValueError(f"KeyValueCache: rows {rows.dtype} {tuple(rows.shape)}, expected whole numbers (rows,)")
         if self.keys is not None:
-            self.keys, self.values = self.keys[rows], self.values[rows]
+            try:
+                self.keys, self.values = self.keys[rows], self.values[rows]
+            except IndexError as error:
+                raise ValueError(f"KeyValueCache: the cache holds {len(self.keys)} rows: {error}") from error
 
 # %% ../nbs/03_multihead.ipynb #1de408a8
 def _check_tokens(layer: "MultiHeadAttention", x: Tensor, context: Tensor) -> None:
@@ -100,7 +109,7 @@ class MultiHeadAttention(nn.Module):
         dropout: float = 0.0,             # of the attention weights, while training
     ):
         super().__init__()
-        if heads < 1 or dim % heads:
+        if heads < 1 or dim < 1 or dim % heads:
             raise ValueError(f"MultiHeadAttention: {heads} heads cannot share a width of {dim} evenly; "
                              "choose a number of heads that divides the width")
         self.dim, self.heads, self.dropout = dim, heads, dropout
@@ -109,6 +118,9 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"MultiHeadAttention: {heads} heads cannot share {kv_heads} key/value heads evenly; "
                              "choose kv_heads that divides heads")
         self.context_dim = dim if context_dim is None else context_dim
+        if self.context_dim < 1 or not 0 <= dropout <= 1:
+            raise ValueError(f"MultiHeadAttention: context_dim {self.context_dim}, dropout {dropout}; "
+                             "expected a width of 1 or more, and a share from 0 to 1")
         kv_dim = dim // heads * self.kv_heads
         self.query = nn.Linear(dim, dim, bias=bias)
         self.key = nn.Linear(self.context_dim, kv_dim, bias=bias)

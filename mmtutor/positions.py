@@ -27,12 +27,14 @@ def _angles(positions: Tensor, dim: int, base: float, dtype: torch.dtype) -> Ten
     return positions[..., None].to(dtype) * rates
 
 # %% ../nbs/02_positions.ipynb #41d38803
-def _check_width(what: str, dim: int, axes: int, layout: str) -> None:
+def _check_width(what: str, dim: int, axes: int, layout: str, base: float) -> None:
     if axes < 1 or dim < 1 or dim % (2 * axes):
         raise ValueError(f"{what}: width {dim} for {axes} axis(es), expected a positive multiple of {2 * axes}: "
                          "an angle needs a pair of numbers, and every axis an equal share of the pairs")
     if layout not in _LAYOUTS:
         raise ValueError(f"{what}: unknown layout {layout!r}, expected one of {sorted(_LAYOUTS)}")
+    if not 0 < base < math.inf:
+        raise ValueError(f"{what}: base {base}, expected a number above 0")
 
 
 def _check_positions(what: str, positions: Tensor, axes: int) -> Tensor:
@@ -53,6 +55,8 @@ def _positions_for(what: str, x: Tensor, dim: int, positions: Tensor | None, axe
     "The positions of the tokens of x, checked against it, ready to broadcast: (…, tokens, axes)."
     if x.dim() < 2 or x.shape[-1] != dim:
         raise ValueError(f"{what}: x is {tuple(x.shape)}, expected (…, tokens, {dim})")
+    if not x.is_floating_point():
+        raise ValueError(f"{what}: x is {x.dtype}, expected floats: whole numbers cannot hold a sine")
     tokens = x.shape[-2]
     if positions is None:
         if axes > 1:
@@ -83,7 +87,7 @@ class SinusoidalPositions(nn.Module):
         layout: str = "interleaved",    # or "halves": the sines in front of the cosines, for every axis
     ):
         super().__init__()
-        _check_width("SinusoidalPositions", dim, axes, layout)
+        _check_width("SinusoidalPositions", dim, axes, layout, base)
         self.dim, self.axes, self.base, self.layout = dim, axes, base, layout
 
     def extra_repr(self) -> str:
@@ -174,6 +178,8 @@ class LearnedPositions(nn.Module):
 
 def grid_positions(height: int, width: int, device: torch.device | str | None = None) -> Int[Tensor, "tokens 2"]:
     "Row and column of every patch of a grid, in reading order."
+    if min(height, width) < 0:
+        raise ValueError(f"grid_positions: {height} rows and {width} columns, expected 0 or more of each")
     return torch.cartesian_prod(torch.arange(height, device=device), torch.arange(width, device=device))
 
 # %% ../nbs/02_positions.ipynb #cbcba650
@@ -194,7 +200,7 @@ class RotaryPositions(nn.Module):
         layout: str = "halves",    # or "interleaved": the two numbers of a pair side by side
     ):
         super().__init__()
-        _check_width("RotaryPositions", dim, axes, layout)
+        _check_width("RotaryPositions", dim, axes, layout, base)
         self.dim, self.axes, self.base, self.layout = dim, axes, base, layout
 
     def extra_repr(self) -> str:

@@ -36,8 +36,11 @@ class Seq2Seq(nn.Module):
     def __init__(self, source: int, target: int, dim: int = 64, heads: int = 4, hidden: int | None = None, *,
                  depth: tuple[int, int] = (2, 2), **options):  # sizes of the vocabularies; layers of encoder, decoder
         super().__init__()
-        self.source, self.target = nn.Embedding(source, dim), nn.Embedding(target, dim)
+        if min(source, target) < 3 or len(depth) != 2:
+            raise ValueError(f"Seq2Seq: vocabularies of {source} and {target} pieces, depth {depth}; expected 3 pieces "
+                             "or more (pad, start and stop are three), and a depth for each side")
         self.positions = SinusoidalPositions(dim)
+        self.source, self.target = nn.Embedding(source, dim), nn.Embedding(target, dim)
         self.encoder = Encoder(depth[0], dim, heads, hidden, **options)
         self.decoder = Decoder(depth[1], dim, heads, hidden, **options)
         self.out = nn.Linear(dim, target)
@@ -89,6 +92,8 @@ def greedy(
     cached: bool = True,               # keep keys and values; False: compute them anew for every token
 ) -> Int[Tensor, "batch target"]:
     "Always the most probable next token, up to `stop`, then `pad`. Raises ValueError when scores are NaN."
+    if limit < 0:
+        raise ValueError(f"greedy: a limit of {limit} tokens, expected 0 or more")
     context, cache = model.encode(source), model.decoder.new_cache() if cached else None
     written = torch.full((len(source), 1), model.start, device=source.device)
     done = torch.zeros(len(source), dtype=torch.bool, device=source.device)
@@ -116,6 +121,8 @@ def beam_search(
     """
     if beams < 1:
         raise ValueError(f"beam_search: {beams} beams, expected 1 at least")
+    if limit < 0:
+        raise ValueError(f"beam_search: a limit of {limit} tokens, expected 0 or more")
     batch, device = len(source), source.device
     context = Tokens(*(t.repeat_interleave(beams, dim=0) for t in model.encode(source)))
     cache = model.decoder.new_cache() if cached else None

@@ -59,6 +59,7 @@ def train_wordpiece(texts: Sequence[str], size: int) -> Tokenizer:
     if size < len(first):
         raise ValueError(f"train_wordpiece: {size} pieces, expected at least {len(first)}: the special ones, and each "
                          f"of the {len(letters)} characters of the texts at the start and inside of a word")
+    size = min(size, len(first) + sum(map(len, words)))  # there cannot be more; the trainer makes room for all of them
     tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(
         vocab_size=size, special_tokens=first, show_progress=False))
     trained = _bert_tokenizer(tokenizer.get_vocab())
@@ -103,14 +104,16 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextConfig | None = None, tokenizer: Tokenizer | None = None):
         super().__init__()
         self.config = c = config or TextConfig()
+        if min(c.vocabulary, c.dim, c.max_length, c.types) < 1:
+            raise ValueError(f"TextEncoder: got {c}, expected sizes of 1 or more")
         self.dim, self.tokenizer = c.dim, tokenizer
         self.token = nn.Embedding(c.vocabulary, c.dim)
         self.position = nn.Embedding(c.max_length, c.dim)
         self.segment = nn.Embedding(c.types, c.dim)
         self.norm = nn.LayerNorm(c.dim, c.eps)
-        self.dropout = nn.Dropout(c.dropout)
         self.encoder = Encoder(c.depth, c.dim, c.heads, c.hidden, norm_first=False, activation="gelu",
                                dropout=c.dropout, eps=c.eps)
+        self.dropout = nn.Dropout(c.dropout)
 
     def prepare(
         self, texts: Sequence[str], *,
@@ -210,6 +213,15 @@ def _read_tokenizer(path: Path) -> Tokenizer:
         raise ValueError(f"from_pretrained: {path.name} of {path.parent} is cut off or damaged: {error}") from error
 
 # %% ../nbs/06_text.ipynb #a57937a8
+def _check_tokens(what: str, tokens: Tokens) -> None:
+    "Refuse values and a mask that do not belong together."
+    values, mask = tokens
+    fits = values.dim() == 3 and mask.shape == values.shape[:2]
+    if not fits or not values.is_floating_point() or mask.dtype != torch.bool:
+        raise ValueError(f"{what}: got tokens {values.dtype} {tuple(values.shape)} and a {mask.dtype} mask "
+                         f"{tuple(mask.shape)}, expected floats (batch, tokens, dim) and torch.bool (batch, tokens)")
+
+
 def pool(tokens: Tokens, how: str = "mean") -> Float[Tensor, "batch dim"]:
     """One vector a sequence: the "mean" or the "max" of its real tokens, or its "first" one ([CLS]).
 
@@ -217,6 +229,7 @@ def pool(tokens: Tokens, how: str = "mean") -> Float[Tensor, "batch dim"]:
     """
     if how not in ("mean", "first", "max"):
         raise ValueError(f"pool: unknown way {how!r}, expected 'mean', 'first' or 'max'")
+    _check_tokens("pool", tokens)
     values, mask = tokens.values, tokens.mask[..., None]
     if values.shape[1] == 0:
         return values.new_zeros(len(values), values.shape[2])
@@ -237,7 +250,7 @@ class AttentionPool(nn.Module):
 
     def __init__(self, dim: int, heads: int = 1):
         super().__init__()
-        if heads < 1 or dim % heads:
+        if heads < 1 or dim < 1 or dim % heads:
             raise ValueError(f"AttentionPool: {heads} heads cannot share a width of {dim} evenly; "
                              "choose a number of heads that divides the width")
         self.query = nn.Parameter(torch.zeros(heads, dim // heads))
@@ -256,6 +269,7 @@ class AttentionPool(nn.Module):
         if tokens.values.ndim != 3 or tokens.values.shape[-1] != heads * width:
             raise ValueError(f"AttentionPool: got tokens {tuple(tokens.values.shape)}, "
                              f"expected (batch, tokens, {heads * width})")
+        _check_tokens("AttentionPool", tokens)
         real = tokens.values.masked_fill(~tokens.mask[..., None], 0)  # 0 · NaN is NaN: a weight of 0 is not enough
         k = rearrange(real, "b n (h d) -> b h n d", h=heads)
         return self.query[None, :, None].expand(len(k), -1, -1, -1), k, tokens.mask[:, None, None]

@@ -40,13 +40,24 @@ class FeedForward(nn.Module):
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f"FeedForward: unknown activation {activation!r}, expected one of {sorted(ACTIVATIONS)}")
+        if min(dim, hidden) < 1 or not 0 <= dropout <= 1:
+            raise ValueError(f"FeedForward: widths {dim} and {hidden}, dropout {dropout}; "
+                             "expected widths of 1 or more, and a share from 0 to 1")
         self.up, self.down = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
         self.activation, self.dropout = ACTIVATIONS[activation], nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        if x.shape[-1:] != (self.up.in_features,):
+            raise ValueError(f"FeedForward: x is {tuple(x.shape)}, expected (…, {self.up.in_features})")
         return self.down(self.dropout(self.activation(self.up(x))))
 
 # %% ../nbs/04_transformer.ipynb #dcdcfddd
+def _norm(dim: int, eps: float) -> nn.LayerNorm:
+    if not eps > 0:
+        raise ValueError(f"Transformer: eps {eps} of the layer norms, expected a number above 0")
+    return nn.LayerNorm(dim, eps)
+
+
 def _residual(layer: nn.Module, x: Tensor, norm: nn.LayerNorm, branch: Callable[[Tensor], Tensor]) -> Tensor:
     "`x` plus what `branch` makes of it; the norm in front of the branch, or behind the sum."
     if layer.norm_first:
@@ -91,8 +102,9 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.norm_first = norm_first
         self.attention = MultiHeadAttention(dim, heads, dropout=dropout)
-        self.feed_forward = FeedForward(dim, hidden or 4 * dim, activation=activation, dropout=dropout)
-        self.norm_attention, self.norm_feed_forward = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
+        hidden = 4 * dim if hidden is None else hidden
+        self.feed_forward = FeedForward(dim, hidden, activation=activation, dropout=dropout)
+        self.norm_attention, self.norm_feed_forward = _norm(dim, eps), _norm(dim, eps)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -128,9 +140,9 @@ class DecoderLayer(nn.Module):
         self.norm_first = norm_first
         self.attention = MultiHeadAttention(dim, heads, dropout=dropout)
         self.cross = MultiHeadAttention(dim, heads, context_dim=context_dim, dropout=dropout)
-        self.feed_forward = FeedForward(dim, hidden or 4 * dim, activation=activation, dropout=dropout)
-        self.norm_attention, self.norm_cross = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
-        self.norm_feed_forward = nn.LayerNorm(dim, eps)
+        hidden = 4 * dim if hidden is None else hidden
+        self.feed_forward = FeedForward(dim, hidden, activation=activation, dropout=dropout)
+        self.norm_attention, self.norm_cross, self.norm_feed_forward = (_norm(dim, eps) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -147,6 +159,8 @@ class DecoderLayer(nn.Module):
         _check_tokens("DecoderLayer", "x", x, self.attention.dim)
         _check_tokens("DecoderLayer", "context", context, self.cross.context_dim)
         mask, context_mask, weights = _for_queries(mask, x), _for_queries(context_mask, context), []
+        if cache is not None and len(cache) != 2:
+            raise ValueError(f"DecoderLayer: {len(cache)} caches, expected two: of the tokens before x, of the context")
         before, seen = cache or (None, None)
 
         def look(x: Tensor) -> Tensor:
@@ -173,12 +187,13 @@ class _Stack(nn.Module):
     def __init__(self, layer: Callable[..., nn.Module], depth: int, dim: int, heads: int, hidden: int | None = None, *,
                  final_norm: bool | None = None, norm_first: bool = True, eps: float = 1e-5, **options):
         super().__init__()
-        if depth < 0:
-            raise ValueError(f"{type(self).__name__}: depth {depth}, expected 0 or more layers")
+        if not 0 <= depth <= 1000 or not 0 <= options.get("dropout", 0) <= 1:
+            raise ValueError(f"{type(self).__name__}: depth {depth}, dropout {options.get('dropout', 0)}, "
+                             "expected 0 to 1,000 layers, and a share from 0 to 1")
         self.dim = dim
         self.layers = nn.ModuleList(
             layer(dim, heads, hidden, norm_first=norm_first, eps=eps, **options) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps) if (norm_first if final_norm is None else final_norm) else nn.Identity()
+        self.norm = _norm(dim, eps) if (norm_first if final_norm is None else final_norm) else nn.Identity()
 
 
 class Encoder(_Stack):
@@ -205,7 +220,7 @@ class Decoder(_Stack):
 
     def __init__(self, depth: int, dim: int, heads: int, hidden: int | None = None, **options):
         super().__init__(DecoderLayer, depth, dim, heads, hidden, **options)
-        self.context_dim = options.get("context_dim") or dim
+        self.context_dim = dim if (width := options.get("context_dim")) is None else width
 
     def new_cache(self) -> list[tuple[KeyValueCache, KeyValueCache]]:
         "Empty caches, two for each layer."
@@ -224,6 +239,8 @@ class Decoder(_Stack):
         "The tokens, or (tokens, cross weights (depth, batch, heads, query, key)) with `need_weights`."
         _check_tokens("Decoder", "x", x, self.dim)
         _check_tokens("Decoder", "context", context, self.context_dim)
+        if cache is not None and len(cache) != len(self.layers):
+            raise ValueError(f"Decoder: {len(cache)} caches for {len(self.layers)} layers; take those of new_cache()")
         x, context, kept = _without_padding(x, mask), _without_padding(context, context_mask), []
         for layer, own in zip(self.layers, cache or [None] * len(self.layers), strict=True):
             x = layer(x, context, mask, context_mask, need_weights=need_weights, cache=own)

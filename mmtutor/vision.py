@@ -64,6 +64,8 @@ def prepare_pictures(pictures: Sequence[Tensor | Image.Image], size: int) -> UIn
     Grey becomes RGB, what is transparent is laid on white, a camera's turn mark is obeyed. ValueError says which
     picture is bad and why.
     """
+    if not 0 < size <= MOST_PIXELS**0.5:
+        raise ValueError(f"prepare: got a size of {size} pixels a side, expected 1 to {MOST_PIXELS**0.5:.0f}")
     done = []
     for i, picture in enumerate(pictures):
         try:
@@ -87,6 +89,8 @@ def standardise(
     "(pixel − mean) / std. ValueError for a wrong shape or type, and for floats outside 0–1 or NaN."
     if pictures.ndim != 4 or pictures.shape[1] != 3 or 0 in pictures.shape[2:]:
         raise ValueError(f"standardise: got shape {tuple(pictures.shape)}, expected (batch, 3, height, width), none 0")
+    if len(mean) != 3 or len(std) != 3 or not all(0 <= m <= 255 and s > 0 for m, s in zip(mean, std)):
+        raise ValueError(f"standardise: got mean {mean} and std {std}, expected three numbers each, 0 to 255, above 0")
     if pictures.dtype != torch.uint8:
         if not pictures.is_floating_point():
             raise ValueError(f"standardise: got {pictures.dtype}, expected torch.uint8 (0–255) or floats (0–1)")
@@ -125,6 +129,8 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: VisionConfig | None = None):
         super().__init__()
         self.config = c = config or VisionConfig()
+        if min(c.size, c.patch, c.dim) < 1:
+            raise ValueError(f"VisionTransformer: got {c}, expected sizes of 1 or more")
         if c.size % c.patch or c.pooling not in ("class", "mean"):
             raise ValueError(f"VisionTransformer: size {c.size} must be a multiple of patch {c.patch}, "
                              f"and pooling 'class' or 'mean', not {c.pooling!r}")
@@ -163,6 +169,8 @@ class VisionTransformer(nn.Module):
     def places(self, rows: int, columns: int) -> Float[Tensor, "1 tokens dim"]:
         "What is added to the tokens of `rows` × `columns` patches; learned positions are stretched (bicubic)."
         c = self.config
+        if min(rows, columns) < 1:
+            raise ValueError(f"VisionTransformer: got a grid of {rows} × {columns} patches, expected 1 or more")
         if c.positions == "sinusoidal":
             waves = self.positions.encode(grid_positions(rows, columns, self.patches.weight.device))
             return F.pad(waves[None], (0, 0, self.first, 0))  # the class token has no place
@@ -175,6 +183,9 @@ class VisionTransformer(nn.Module):
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "batch dim"]:
         "One vector a picture: the class token, or the mean of the patches."
+        if tokens.values.ndim != 3 or not tokens.values.shape[1]:
+            raise ValueError(f"VisionTransformer: got tokens {tuple(tokens.values.shape)}, expected (batch, tokens, "
+                             "dim), one token at least")
         return tokens.values.mean(dim=1) if self.class_token is None else tokens.values[:, 0]
 
     @classmethod
@@ -231,6 +242,9 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, stages: Sequence[tuple[int, ...]] = LITE0, *, stem: int = 32, dim: int = 1280, size: int = 96):
         super().__init__()
+        if any(len(stage) != 5 or not 1 <= stage[0] <= 1000 for stage in stages):
+            raise ValueError(f"ConvEncoder: got stages {stages}, expected (blocks, kernel, stride, expansion, "
+                             "channels) for each, 1 to 1,000 blocks")
         self.dim, self.size = dim, size
         self.stem = ConvNorm(3, stem, 3, stride=2)
         self.blocks, width = nn.Sequential(), stem

@@ -259,6 +259,8 @@ BAD = {
                                 ["(1, 2, 3, 5, 7)", "does not broadcast"]),
     "widths": (lambda q, k, v: (q[..., :4], k, v), ["(2, 3, 5, 4)", "same width", "linear layer"]),
     "values": (lambda q, k, v: (q, k, v[..., :6, :]), ["(2, 3, 6, 6)", "as many values as keys"]),
+    "no tokens": (lambda q, k, v: (q[0, 0, 0], k, v), ["q (8,)", "(tokens, width)"]),
+    "devices": (lambda q, k, v: (q.to("meta"), k, v), ["on meta, cpu, cpu", "one device"]),
     "batch": (lambda q, k, v: (q[:1], k, v), ["(1, 3, 5, 8)", "batch axes", ".expand()"]),
 }
 
@@ -270,6 +272,18 @@ def test_bad_input_is_named(fused, name):
     make, words = BAD[name]
     with refused(*words):
         attend(*make(*qkv()), fused=fused)
+
+
+@pytest.mark.bad_input
+def test_masks_and_dropout_refuse():
+    for call, words in ((lambda: causal_mask(-1), "causal_mask: -1 queries and -1 keys"),
+                        (lambda: padding_mask(torch.tensor([1.0])), r"padding_mask: lengths torch.float32 \(1,\)"),
+                        (lambda: padding_mask(torch.tensor(3), 4), r"lengths torch.int64 \(\), tokens 4"),
+                        (lambda: padding_mask(torch.tensor([3]), -1), "tokens -1.*0 tokens or more"),
+                        (lambda: attend(*qkv(), dropout=1.5), "attention: dropout 1.5, expected a share from 0 to 1")):
+        with pytest.raises(ValueError, match=words):
+            call()
+    assert padding_mask(torch.zeros(0, dtype=torch.long)).shape == (0, 0)
 
 
 @pytest.mark.bad_input

@@ -165,6 +165,20 @@ def test_unknown_cell():
 
 
 @pytest.mark.bad_input
+def test_sizes_and_frames_that_cannot_be():
+    with pytest.raises(ValueError, match="RecurrentEncoder: dim 16, depth 0, stride 8"):
+        RecurrentEncoder(16, 0)
+    with pytest.raises(ValueError, match="sinusoids: 3 tokens of width 2, expected .* even width from 4 on"):
+        audio.sinusoids(3, 2)
+    waves, mask = torch.zeros(2, 5), torch.ones(1, 5, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"raise_quiet: waves \(2, 5\), a torch.bool mask \(1, 5\)"):
+        raise_quiet(waves, mask)
+    for encoder in (RecurrentEncoder(16, 1, 10), AudioTransformer(16, 2, 1, bands=10, tokens=20)):
+        with pytest.raises(ValueError, match=r"frames \(2, 5, 9\) and a torch.bool mask \(1, 5\)"):
+            encoder.encode(Tokens(torch.zeros(2, 5, 9), mask))
+
+
+@pytest.mark.bad_input
 def test_unknown_pretrained_name():
     with pytest.raises(ValueError, match="unknown name 'wav2vec', expected 'speaker-lstm'"):
         RecurrentEncoder.from_pretrained("wav2vec")

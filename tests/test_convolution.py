@@ -35,6 +35,21 @@ def test_receptive_field_by_hand_and_its_errors():
             receptive_field([(3, 1), bad])
 
 
+@pytest.mark.bad_input
+def test_what_cannot_be_convolved():
+    for call, words in ((lambda: pad_same(torch.zeros(3, 5, 5), 3, 1), r"pad_same: x \(3, 5, 5\), kernel 3, stride 1"),
+                        (lambda: pad_same(torch.zeros(1, 3, 5, 5), 3, 0), "kernel 3, stride 0"),
+                        (lambda: receptive_field([(3, 1, 1)]), r"layers \[\(3, 1, 1\)\], expected \(kernel, stride\)"),
+                        (lambda: ConvNorm(4, 6, 3, groups=4), "ConvNorm: 4 to 6 channels in 4 groups"),
+                        (lambda: ConvNorm(4, 6, 3)(torch.zeros(4, 5, 5)), r"ConvNorm: x is \(4, 5, 5\), expected")):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def test_an_even_kernel_keeps_the_size():
+    assert MBConv(3, 3, 4, 1, 2)(torch.randn(2, 3, 5, 6)).shape == (2, 3, 5, 6)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("linear", [False, True])
 def test_conv_norm_is_convolution_norm_and_relu6(stride, linear):

@@ -158,6 +158,14 @@ def test_wrong_waves_and_masks():
         mel(torch.zeros(1, 200))
     with pytest.raises(ValueError, match="unknown convention 'kaldi', expected 'whisper' or 'librosa'"):
         LogMel(convention="kaldi")
+    with pytest.raises(ValueError, match="LogMel: a hop of 0 samples"):
+        LogMel(hop=0)
+    with pytest.raises(ValueError, match="mel_filters: 0 bands, n_fft 400, 16000 Hz, expected 1 or more"):
+        mel_filters(0)
+    with pytest.raises(ValueError, match=r"band_groups: 0 groups of filters \(8, 33\)"):
+        band_groups(mel_filters(8, 64), 0)
+    with pytest.raises(ValueError, match="ways to make 10 groups of 80 bands, expected a million at most"):
+        band_groups(mel_filters(80), 10)
 
 
 def test_resample_keeps_what_fits_and_removes_the_rest():
@@ -173,6 +181,7 @@ def test_resample_keeps_what_fits_and_removes_the_rest():
     (torch.zeros(2, 100), r"resample: shape \(2, 100\).*sound\.mean\(0\)"),
     (torch.zeros(100, dtype=torch.int16), "resample: dtype torch.int16.*32768"),
     (torch.tensor([0, float("nan")]), "resample: sample 1 is not finite"),
+    (torch.zeros(100).half(), "resample: dtype torch.float16, expected torch.float32 or torch.float64"),
 ])
 def test_resample_refuses(sound, says):
     with pytest.raises(ValueError, match=says):
@@ -329,6 +338,10 @@ def test_player_writes_what_wave_reads():
 
 @pytest.mark.bad_input
 def test_player_names_the_wrong_sound():
+    with pytest.raises(ValueError, match="Player: 0 Hz"):
+        Player({}, 0)
+    with pytest.raises(ValueError, match=r"Player: no sound 'two', expected one of \['one'\]"):
+        Player({"one": torch.zeros(5)}).wav("two")
     with pytest.raises(ValueError, match=r"Player: two: shape \(2, 5\)"):
         Player({"one": torch.zeros(5), "two": torch.zeros(2, 5)})
 

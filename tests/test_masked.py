@@ -95,6 +95,12 @@ def test_masking_refuses():
         mask_tokens(ids, mask.float(), torch.arange(5, 9), MASK)
     with pytest.raises(ValueError, match=r"mask \(2, 2\), expected the same shape"):
         mask_tokens(ids, mask[:, 1:], torch.arange(5, 9), MASK)
+    with pytest.raises(ValueError, match=r"torch.float32 ids \(2, 3\).*whole numbers"):
+        mask_tokens(ids.float(), mask, torch.arange(5, 9), MASK)
+    with pytest.raises(ValueError, match=r"length_batches: got a torch.bool mask \(2, 3\) for batches of 0"):
+        length_batches(mask, 0, seeded(0))
+    with pytest.raises(ValueError, match="initialise: got a width of 0"):
+        initialise(torch.nn.Linear(2, 2), 0)
 
 
 def test_pieces_to_hide_are_all_but_the_special_ones(tokenizer):
@@ -226,6 +232,16 @@ def test_what_cannot_be_trained_or_filled(tokenizer):
     ids, mask = model.encoder.prepare(TEXTS)
     with pytest.raises(ValueError, match=r"no \[MASK\] in 'the red apple'; write it in capitals"):
         fill(model, "the red apple")
+    with pytest.raises(ValueError, match="got the 0 best pieces"):
+        fill(model, "the [MASK]", 0)
+    with pytest.raises(ValueError, match=r"a torch.bool where \(12,\), expected torch.bool"):
+        model(ids, mask, mask[:, 0])
+    with pytest.raises(ValueError, match="masked_loss: got targets torch.int64 that are no piece"):
+        masked_loss(model, ids, mask, ids + 99)
+    with pytest.raises(ValueError, match="score_blanks: seed 0 hides no piece"):
+        score_blanks(model, *model.encoder.prepare([""]))
+    with pytest.raises(ValueError, match="pretrain: got ids.*a rate of -1"):
+        pretrain(model, ids, mask, steps=1, rate=-1)
     with pytest.raises(ValueError, match="got 0 rows and 5 steps"):
         pretrain(model, ids[:0], mask[:0], steps=5)
     with pytest.raises(ValueError, match="got 12 rows and 0 steps"):

@@ -290,6 +290,9 @@ def test_nothing_to_learn_but_the_table():
 X = torch.zeros(2, 5, 8)
 WRONG = {
     "odd width": (lambda: SinusoidalPositions(7), "SinusoidalPositions: width 7", "multiple of 2"),
+    "no base": (lambda: RotaryPositions(8, base=0), "RotaryPositions: base 0", "above 0"),
+    "whole numbers": (lambda: SinusoidalPositions(8)(X.long()), "x is torch.int64", "expected floats"),
+    "a grid of less than none": (lambda: grid_positions(2, -1), "grid_positions: 2 rows and -1 columns", "0 or more"),
     "odd width, rotary": (lambda: RotaryPositions(5), "RotaryPositions: width 5", "multiple of 2"),
     "width for two axes": (lambda: RotaryPositions(6, axes=2), "width 6 for 2 axis(es)", "multiple of 4"),
     "no width": (lambda: SinusoidalPositions(0), "width 0", "positive"),

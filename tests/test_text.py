@@ -311,6 +311,16 @@ def test_trained_wordpiece_is_repeatable_and_loses_no_known_character():
 
 
 @pytest.mark.bad_input
+def test_sizes_and_tokens_that_cannot_be():
+    with pytest.raises(ValueError, match="TextEncoder: got TextConfig.*types=0.*sizes of 1 or more"):
+        TextEncoder(TextConfig(types=0))
+    tokens = Tokens(torch.zeros(2, 3, 4), torch.ones(1, 3, dtype=torch.bool))
+    for call in (pool, module.AttentionPool(4)):
+        with pytest.raises(ValueError, match=r"got tokens torch.float32 \(2, 3, 4\) and a torch.bool mask \(1, 3\)"):
+            call(tokens)
+
+
+@pytest.mark.bad_input
 def test_a_vocabulary_too_small_for_the_letters_is_refused():
     with pytest.raises(ValueError, match="train_wordpiece: 8 pieces, expected at least 11.*each of the 3 characters"):
         module.train_wordpiece(["ab", "ca"], 8)

@@ -303,6 +303,13 @@ BAD = {
     "mask of one axis": (lambda: Encoder(1, 12, 3)(torch.randn(2, 5, 12), REAL[0]), ["(5,)", "(2, 5)"]),
     "batch of the context": (lambda: Decoder(1, 12, 3)(torch.randn(2, 5, 12), torch.randn(3, 7, 12)), ["batch"]),
     "depth": (lambda: Decoder(-1, 12, 3), ["Decoder: depth -1"]),
+    "too deep": (lambda: Encoder(10**9, 12, 3), ["Encoder: depth 1000000000", "1,000 layers"]),
+    "no hidden unit": (lambda: EncoderLayer(12, 3, 0), ["FeedForward: widths 12 and 0"]),
+    "dropout": (lambda: FeedForward(12, 3, dropout=-1), ["FeedForward", "dropout -1", "from 0 to 1"]),
+    "width, feed-forward": (lambda: FeedForward(12, 3)(torch.randn(2, 5)), ["FeedForward: x is (2, 5)", "(…, 12)"]),
+    "eps": (lambda: Encoder(0, 12, 3, eps=0), ["eps 0", "above 0"]),
+    "caches of another depth": (lambda: Decoder(1, 12, 3)(*inputs(), cache=[]), ["0 caches for 1 layers", "new_cache"]),
+    "one cache of two": (lambda: DecoderLayer(12, 3)(*inputs(), cache=()), ["DecoderLayer: 0 caches", "two"]),
 }
 
 

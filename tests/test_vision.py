@@ -22,6 +22,7 @@ from mmtutor import vision as module
 from mmtutor.convolution import ConvNorm, MBConv, pad_same
 from mmtutor.course.files import EFFICIENTNET, Wheel, fetch, member
 from mmtutor.course.weights import read_tensors
+from mmtutor.transformer import Tokens
 from mmtutor.vision import (
     LITE0_FILE,
     MOST_PIXELS,
@@ -370,6 +371,19 @@ def test_wrong_sizes_and_names(encoder):
         VisionTransformer(VisionConfig(size=30, patch=8))
     with pytest.raises(ValueError, match="pooling 'class' or 'mean', not 'max'"):
         VisionTransformer(VisionConfig(pooling="max"))
+    with pytest.raises(ValueError, match="VisionTransformer: got VisionConfig.*patch=0.*sizes of 1 or more"):
+        VisionTransformer(VisionConfig(patch=0))
+    small = VisionTransformer(VisionConfig(size=32, patch=8, dim=24, depth=1))
+    with pytest.raises(ValueError, match="a grid of 0 × 3 patches"):
+        small.places(0, 3)
+    with pytest.raises(ValueError, match=r"got tokens \(2, 0, 24\), expected \(batch, tokens, dim\)"):
+        small.pool(Tokens(torch.zeros(2, 0, 24), torch.zeros(2, 0, dtype=torch.bool)))
+    with pytest.raises(ValueError, match=r"ConvEncoder: got stages \(\(1, 3\),\), expected \(blocks, kernel"):
+        ConvEncoder(((1, 3),))
+    with pytest.raises(ValueError, match="prepare: got a size of 0 pixels a side"):
+        prepare_pictures([], 0)
+    with pytest.raises(ValueError, match=r"standardise: got mean .*std \(1, 1, 0\).*above 0"):
+        standardise(torch.zeros(1, 3, 2, 2), (1, 1, 1), (1, 1, 0))
     with pytest.raises(ValueError, match="no weights 'resnet'; there is 'efficientnet-lite0'"):
         ConvEncoder.from_pretrained("resnet")
 

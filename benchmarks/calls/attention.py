@@ -1,4 +1,4 @@
-"""One good call of each public function of chapters 1 and 3."""
+"""One good call of each public function of chapter 1."""
 import torch
 from fuzzed import good
 
@@ -39,3 +39,13 @@ def _():
 @good("attention.attend by hand")
 def _():
     return attend, _qkv() | dict(fused=False)
+
+
+@good("attention.attend of one sequence")
+def _():
+    return attend, {name: x[0] for name, x in _qkv().items()} | dict(mask=causal_mask(3, 5), scale=0.5)
+
+
+@good("attention.attend of many axes")
+def _():
+    return attend, {name: x[None, None, None] for name, x in _qkv().items()} | dict(mask=torch.rand(2, 3, 5) > 0.3)
