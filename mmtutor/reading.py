@@ -188,7 +188,11 @@ def adopt(
                          f"{', '.join(source.column_names)}, and a new name for each")
     usual = {"image": "picture", "audio": "sound"}
     given = {a: b for a, b in usual.items() if a in source.column_names and b not in source.column_names}
-    rows = source.rename_columns(given | dict(columns or {}))
+    given |= dict(columns or {})
+    if len({given.get(name, name) for name in source.column_names}) < len(source.column_names):
+        raise ValueError(f"adopt: two of the columns {', '.join(source.column_names)} would have one name; rename or "
+                         "remove one")
+    rows = source.rename_columns(given)
     if not set(MODALITIES) & set(rows.column_names):
         raise ValueError(f"adopt: the columns are {', '.join(rows.column_names) or 'none'}, expected any of text, "
                          "picture and sound; name yours, as in columns={'caption': 'text'}")

@@ -238,6 +238,7 @@ TABLES, ONE = torch.zeros(2, 10, 8), torch.ones(4, dtype=torch.bool)
     (lambda: augment.shift(batch()[0], 0.1, rng()), r"shift: pictures are .*\(3, 12, 10\).*picture\[None\]"),
     (lambda: augment.shift(batch().float(), 0.1, rng()), "shift: pictures are torch.float32"),
     (lambda: augment.shift(batch(), 10, rng()), "shift: share is 10, expected a number from 0 to 1"),
+    (lambda: augment.shift(batch(), 0.1, rng(), fill=300), "shift: fill is 300, expected a number from 0 to 255"),
     (lambda: augment.flip(batch(), rng(), ONE[:3]), r"allowed is torch.bool \(3,\), expected torch.bool \(4,\)"),
     (lambda: augment.flip(batch(), rng(), ONE.int()), "allowed is torch.int32"),
     (lambda: augment.flip(batch(), rng(), ONE, chance=2), "flip: chance is 2"),
