@@ -75,8 +75,8 @@ class Order(Sampler):
     "Each pass is a fresh permutation of `count` rows, from a generator that nothing else draws from."
 
     def __init__(self, count: int, seed: int):
-        if count < 0:
-            raise ValueError(f"Order: {count} rows, expected 0 or more")
+        if count < 1:
+            raise ValueError(f"Order: {count} rows, expected 1 or more")
         self.count, self.generator = count, torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
@@ -184,8 +184,6 @@ class MicroBatches:
     "Epoch after epoch: (inputs, labels, shares). The shares of a window's samples add up to 1, whatever is in it."
 
     def __init__(self, train: Dataset, config: FinetuneConfig, *, pad: bool = False):
-        if not len(train):
-            raise ValueError("MicroBatches: the training data are empty, expected at least one sample")
         self.train, self.config, self.pad = train, config, pad
         self.order = Order(len(train), config.seed)
 
