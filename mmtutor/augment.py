@@ -165,7 +165,8 @@ def delay(sound: Float[Tensor, "samples"], most: int, rng: np.random.Generator) 
 def gain(sound: Float[Tensor, "samples"], decibels: float, rng: np.random.Generator) -> Float[Tensor, "samples"]:
     "The sound louder or softer by up to `decibels`; no louder than full scale, so that nothing is clipped."
     _check_sound("gain", sound)
-    _check_share("gain", "decibels", decibels, 200)
+    if not 0 <= decibels <= 200:
+        raise ValueError(f"gain: decibels is {decibels}, expected 0 or more" + ", 200 at most" * (decibels > 200))
     factor = 10 ** (rng.uniform(-decibels, decibels) / 20)
     loudest = float(sound.abs().max()) if len(sound) else 0.0
     return sound * min(factor, max(1.0, 1 / loudest) if loudest else 1.0)

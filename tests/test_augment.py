@@ -253,6 +253,7 @@ TABLES, ONE = torch.zeros(2, 10, 8), torch.ones(4, dtype=torch.bool)
     (lambda: augment.delay(torch.zeros(9), -1, rng()), "delay: most is -1 samples"),
     (lambda: augment.gain(torch.zeros(9, dtype=torch.int16), 1, rng()), "gain: sound is torch.int16"),
     (lambda: augment.gain(torch.zeros(9), -6, rng()), "gain: decibels is -6"),
+    (lambda: augment.gain(torch.zeros(9), 1e30, rng()), "gain: decibels is 1e.30, expected 0 or more, 200 at most"),
     (lambda: augment.speed(torch.zeros(9), 0), "speed: factor is 0, expected a number from 0.25 to 4"),
     (lambda: augment.mask_stripes(TABLES[0], rng()), r"mask_stripes: tables are torch.float32 \(10, 8\)"),
     (lambda: augment.mask_stripes(TABLES, rng(), frequency=(1, 9)), r"frequency is \(1, 9\).*no wider than the 8"),
