@@ -165,10 +165,11 @@ class Batches(Sampler):
         self.lengths = np.asarray(lengths) if count is None else np.zeros(max(count, 0))
         self.size, self.pool, self.shuffle, self.drop_last, self.seed = size, pool, shuffle, drop_last, seed
         self.epoch = self.batch = 0
-        given = f"of shape {self.lengths.shape}"
-        if min(size, pool) < 1 or min(seed, count or 0) < 0 or self.lengths.ndim != 1 or np.isnan(self.lengths).any():
-            raise ValueError(f"Batches: size={size}, pool={pool}, seed={seed} and lengths {count or given}, "
-                             "expected at least 1, at least 1, at least 0 and one length for each row, none NaN")
+        if size < 1 or pool < 1 or self.lengths.ndim != 1:
+            raise ValueError(f"Batches: size={size}, pool={pool} and lengths of shape {self.lengths.shape}, expected "
+                             "at least 1, at least 1 and one length for each row")
+        if min(seed, count or 0) < 0 or np.isnan(self.lengths).any():
+            raise ValueError(f"Batches: seed={seed} and lengths {lengths}, expected no negative number and no NaN")
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         "The rows of every batch of an epoch."

@@ -57,10 +57,10 @@ def _check_features(name: str, features) -> Float[np.ndarray, "rows dim"]:
 def gaps(features: Float[np.ndarray, "rows dim"], chosen: Int[np.ndarray, "chosen"]) -> Float[np.ndarray, "rows"]:
     "How far each row is from the nearest chosen one; the largest gap is the covering radius."
     features, chosen = _check_features("gaps", features), np.asarray(chosen)
-    whole = chosen.ndim == 1 and chosen.size and chosen.dtype.kind in "iu"
-    if not whole or chosen.min() < 0 or chosen.max() >= len(features):
-        raise ValueError(f"gaps: chosen rows {chosen.ravel().tolist()[:5]} {chosen.shape}, expected numbers (rows,) "
-                         f"from 0 to {len(features) - 1}")
+    if chosen.ndim != 1 or chosen.size and chosen.dtype.kind not in "iu":
+        raise ValueError(f"gaps: chosen rows are {chosen.dtype} {chosen.shape}, expected whole numbers (chosen,)")
+    if not len(chosen) or chosen.min() < 0 or chosen.max() >= len(features):
+        raise ValueError(f"gaps: chosen rows {chosen.tolist()[:5]}, expected numbers from 0 to {len(features) - 1}")
     found = np.full(len(features), np.inf)
     for row in chosen:
         found = np.minimum(found, np.linalg.norm(features - features[row], axis=1))

@@ -227,7 +227,7 @@ NAN = np.where(np.arange(6) == 2, np.nan, X)
     (lambda: subsets.gaps(X, np.array([], dtype=int)), r"gaps: chosen rows \[\]"),
     (lambda: subsets.gaps(X, np.array([150])), "gaps: chosen rows .150.*0 to 149"),
     (lambda: subsets.gaps(X, np.array([-1])), "gaps: chosen rows"),
-    (lambda: subsets.gaps(X, np.array([1.0])), r"gaps: chosen rows \[1.0\] \(1,\), expected numbers"),
+    (lambda: subsets.gaps(X, np.array([1.0])), r"gaps: chosen rows are float64 \(1,\), expected whole"),
     (lambda: subsets.gaps(X[:0], np.array([0])), r"gaps: features are \(0, 6\)"),
     (lambda: subsets.distinct(X, 0), "distinct: apart is 0, expected a positive"),
     (lambda: subsets.distinct(X, np.nan), "distinct: apart is nan"),
