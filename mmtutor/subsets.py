@@ -139,11 +139,13 @@ class LinearProbe:
     scale: Tensor   # (dim,)
 
     def __post_init__(self):
-        found = [tuple(x.shape) for x in (self.weight, self.bias, self.mean, self.scale)]
+        parts = (self.weight, self.bias, self.mean, self.scale)
+        found = [tuple(x.shape) for x in parts]
         fits = len(found[0]) == 2 and found[1:] == [found[0][1:], found[0][:1], found[0][:1]]
-        if not fits or self.mean.dtype == torch.bool or not (self.scale > 0).all():
+        fits = fits and len({x.device for x in parts}) == 1 and self.mean.dtype != torch.bool
+        if not fits or not (self.scale > 0).all():
             raise ValueError(f"LinearProbe: weight, bias, mean and scale are {found}, expected numbers (dim, classes), "
-                             "(classes,), (dim,) and (dim,), the scale above 0")
+                             "(classes,), (dim,) and (dim,) on one device, the scale above 0")
 
     @classmethod
     def fit(
