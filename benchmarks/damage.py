@@ -97,7 +97,12 @@ def damages(value, where: tuple = ()) -> Iterator[Damage]:
         if value:
             yield Damage(where, "one unknown more", {**value, "zebra": next(iter(value.values()))})
         inside = list(value.items())[:3]
-    elif isinstance(value, Sequence):
+    elif isinstance(value, bytes):
+        middle = len(value) // 2
+        changed = value[:middle] + bytes([value[middle] ^ 255]) + value[middle + 1:] if value else b"zebra"
+        yield from (Damage(where, how, new) for how, new in (
+            ("empty", b""), ("half of it", value[:middle]), ("a byte changed", changed), ("other bytes", b"zebra")))
+    elif isinstance(value, Sequence) and (not isinstance(value, list) or type(value) is list):  # none of its own class
         kind = tuple if isinstance(value, tuple) else list
         yield from (Damage(where, "empty", kind()), Damage(where, "one fewer", kind(value[1:])),
                     Damage(where, "one more", kind([*value, *value[-1:]])))

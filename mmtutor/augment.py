@@ -65,6 +65,7 @@ def shift(
     "Move each picture by up to `share` of its sides, in whole pixels; what leaves is lost."
     _check_pictures("shift", pictures)
     _check_share("shift", "share", share)
+    _check_share("shift", "fill", fill, 255)
     places, inside = [], []
     for side in pictures.shape[2:]:
         reach = int(share * side)
@@ -86,7 +87,7 @@ def crop(
     _check_pictures("crop", pictures)
     if not 0 < least <= 1:
         raise ValueError(f"crop: least is {least}, expected a part of the area above 0 and up to 1")
-    if not len(pictures):
+    if not pictures.numel():
         return pictures.clone()
     side = rng.uniform(least, 1, len(pictures)) ** 0.5
     off = rng.uniform(-1, 1, (2, len(pictures))) * (1 - side)  # of the centre, in units of half a picture
@@ -164,8 +165,8 @@ def delay(sound: Float[Tensor, "samples"], most: int, rng: np.random.Generator) 
 def gain(sound: Float[Tensor, "samples"], decibels: float, rng: np.random.Generator) -> Float[Tensor, "samples"]:
     "The sound louder or softer by up to `decibels`; no louder than full scale, so that nothing is clipped."
     _check_sound("gain", sound)
-    if not 0 <= decibels < np.inf:
-        raise ValueError(f"gain: decibels is {decibels}, expected 0 or more")
+    if not 0 <= decibels <= 200:
+        raise ValueError(f"gain: decibels is {decibels}, expected 0 or more" + ", 200 at most" * (decibels > 200))
     factor = 10 ** (rng.uniform(-decibels, decibels) / 20)
     loudest = float(sound.abs().max()) if len(sound) else 0.0
     return sound * min(factor, max(1.0, 1 / loudest) if loudest else 1.0)
@@ -206,9 +207,10 @@ def mask_stripes(
     if mask is not None and (mask.dtype != torch.bool or mask.shape != tables.shape[:2]):
         raise ValueError(f"mask_stripes: mask is {mask.dtype} {tuple(mask.shape)}, expected torch.bool "
                          f"{tuple(tables.shape[:2])}, True for real frames")
-    for what, (many, widest) in (("time", time), ("frequency", frequency)):
+    for what, stripes in (("time", time), ("frequency", frequency)):
+        many, widest = stripes if len(stripes) == 2 else (-1, -1)
         if many < 0 or widest < 0 or (what == "frequency" and widest > tables.shape[2]):
-            raise ValueError(f"mask_stripes: {what} is {(many, widest)}, expected (how many, widest), neither negative"
+            raise ValueError(f"mask_stripes: {what} is {stripes}, expected (how many, widest), neither negative"
                              + (f", no wider than the {tables.shape[2]} bands" if what == "frequency" else ""))
     real = torch.ones(tables.shape[:2], dtype=torch.bool, device=tables.device) if mask is None else mask
     length = real.sum(1).cpu().numpy()

@@ -64,6 +64,8 @@ class Recipe:
 def families(names: Sequence[str], close: np.ndarray) -> np.ndarray:
     "For each row the first row of its family: joined by name, or by `close` (n × n bool), directly or in a chain."
     from scipy.sparse.csgraph import connected_components
+    if close.shape != (len(names), len(names)) or close.dtype != bool:
+        raise ValueError(f"families: close is {close.dtype} {close.shape}, expected bool {2 * (len(names),)}")
     first = {}
     same = np.array([first.setdefault(word_family(name), i) for i, name in enumerate(names)])
     _, label = connected_components(close | (same[:, None] == same), directed=False)
@@ -72,8 +74,11 @@ def families(names: Sequence[str], close: np.ndarray) -> np.ndarray:
 # %% ../nbs/05_data.ipynb #b92fc0fc
 def split_families(head: np.ndarray, group: Sequence[str], shares: Sequence[float], seed: int) -> np.ndarray:
     "0, 1 or 2 for every row: whole families, each group divided by `shares`."
-    rng, place = np.random.default_rng(seed), {}
-    group = np.asarray(group)
+    fits = head.shape == (len(group),) and head.dtype.kind in "iu" and ((head >= 0) & (head < len(group))).all()
+    if not fits or seed < 0 or len(shares) != 3 or min(shares) < 0 or not abs(sum(shares) - 1) < 1e-9:
+        raise ValueError(f"split_families: heads {head.shape}, {len(group)} groups, shares {shares}, seed {seed}; "
+                         "expected a head and a group for each row, three shares that add up to 1, no negative seed")
+    rng, place, group = np.random.default_rng(seed), {}, np.asarray(group)
     for name in sorted(set(group)):
         members = rng.permutation([h for h in np.unique(head) if group[h] == name])
         ends = np.round(np.cumsum(shares) * len(members)).astype(int)
@@ -138,8 +143,7 @@ def check(recipe: Recipe = Recipe(), full: bool = True) -> list[str]:
     "The names of the files that are missing or damaged; `full` compares their SHA-256, otherwise only the sizes."
     try:
         files = json.loads((recipe.folder / "manifest.json").read_text())["files"]
-        wrong = lambda path, size, sha256: (not path.exists() or path.stat().st_size != size
-                                            or full and sha256_of(path) != sha256)
+        wrong = lambda p, size, sha256: not p.exists() or p.stat().st_size != size or full and sha256_of(p) != sha256
         return [name for name, (size, sha256) in files.items() if wrong(recipe.folder / name, size, sha256)]
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return ["manifest.json"]
@@ -177,7 +181,7 @@ REMEDY = "Run `mmtutor data build` (in Python: mmtutor.data.build())."
 
 
 def load(split: str | None = None, recipe: Recipe = Recipe()) -> "datasets.Dataset":
-    """All built rows, or those of one split, memory-mapped. The first call of a process checks every byte.
+    """All built rows, or those of one split, memory-mapped, every byte checked once. FileNotFoundError if not built.
 
     Columns: id, emoji, name, group, subgroup, family, head, split; colour and lines (PNG); sound_<voice> (FLAC).
     """
@@ -205,7 +209,7 @@ def view(
     heads: bool = True,        # one row per family, its first member
     recipe: Recipe = Recipe(),
 ) -> "datasets.Dataset":
-    "The rows of a split with the columns id, text, picture, sound, family, group and subgroup."
+    "The rows of a split: id, text, picture, sound, family, group and subgroup. FileNotFoundError if not built."
     voice = voice or TRAIN_VOICES[0]
     if style not in STYLES or voice not in dict(recipe.voices):
         raise ValueError(f"view: no style {style!r} with voice {voice!r}; styles are {', '.join(STYLES)}, "
@@ -226,9 +230,8 @@ def media_of(item, key: str) -> tuple[object, str]:
     if isinstance(item, Mapping):
         try:
             item = item.get("bytes") or (Path(item["path"]).read_bytes() if item.get("path") else None)
-        except OSError as error:
-            cause = f"{error.strerror}: {Path(error.filename).name}"
-            raise ValueError(f"{key}_of: {called} cannot be read: {cause}") from error
+        except OSError as e:
+            raise ValueError(f"{key}_of: {called} cannot be read: {e.strerror}: {Path(e.filename).name}") from e
     if item is None:
         raise ValueError(f"{key}_of: {called} is missing")
     return item, called
@@ -240,13 +243,12 @@ def picture_of(item: Mapping | bytes | Image.Image, size: int = SIZE) -> UInt8[T
     try:
         image = content if isinstance(content, Image.Image) else Image.open(io.BytesIO(content))
         if 0 in image.size or image.mode[0] in "IF":
-            raise ValueError(f"{image.width} × {image.height} pixels in mode {image.mode}, expected one at least, of 8 "
-                             "bits a channel; mmtutor.reading.read_picture takes 16 bits, too")
-        image = image.convert("RGBA")
-    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{image.width} × {image.height} pixels in mode {image.mode}, expected one at least, of "
+                             "8 bits a channel; mmtutor.reading.read_picture takes 16 bits, too")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+        image = image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
+    except (OSError, SyntaxError, TypeError, ValueError, OverflowError, Image.DecompressionBombError) as error:
         raise ValueError(f"picture_of: {called} cannot be read: {error}") from error
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    image = image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
@@ -284,7 +286,7 @@ def info(recipe: Recipe = Recipe()) -> dict:
 
 
 def show(which: str, recipe: Recipe = Recipe()) -> dict:
-    "One emoji, found by id, name or the character itself: what is known of it and how long each voice speaks."
+    "One emoji, by id, name or character: what is known of it, each voice's seconds. FileNotFoundError if not built."
     table = load(recipe=recipe)
     known = [{text.lower() for text in found} for found in zip(table["id"], table["name"], table["emoji"])]
     place = next((i for i, found in enumerate(known) if which.strip().lower() in found), None)

@@ -108,6 +108,8 @@ class Run:
 def note_step(run: Run, found: Sequence[tuple[int, dict[str, float]]]) -> int:
     "Write a step into the history, as `take_step` reports it; returns the number of samples."
     history, samples = run.history, sum(count for count, _ in found)
+    if samples < 1 or any(count < 0 or "loss" not in numbers for count, numbers in found):
+        raise ValueError(f"note_step: got {found}, expected samples, one at least, and their loss, of each micro-batch")
     for count, numbers in found:
         for name, number in numbers.items():
             total, before = history.sums.get(name, (0.0, 0))
@@ -128,8 +130,7 @@ class ReadAhead:
     def __init__(self, samples, workers: int = 0, collate: Callable = default_collate):
         self.samples, self.plan = samples, []
         self.loader = DataLoader(samples, batch_sampler=self.plan, num_workers=workers, collate_fn=collate,
-                                 persistent_workers=workers > 0, generator=torch.Generator(),
-                                 worker_init_fn=_own_group)
+                                 persistent_workers=workers > 0, generator=torch.Generator(), worker_init_fn=_own_group)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -137,6 +138,8 @@ class ReadAhead:
     def read_ahead(self, epoch: int, micro: Sequence[Tensor]) -> Iterator:
         "A batch for each element of `micro`."
         self.plan[:] = [[(epoch, row) for row in rows.tolist()] for rows in micro]
+        if not all(self.plan):
+            raise ValueError("ReadAhead: a micro-batch is empty, expected the row of one sample or more in each")
         return iter(self.loader)
 
 
@@ -150,13 +153,11 @@ def _windows(run: Run, train) -> Iterator[tuple[tuple[Tensor, ...], Iterator]]:
     config, history = run.optimiser.config, run.history
     size = config.batch_size * config.accumulate
     while True:
-        first = history.step % math.ceil(run.samples / size)
-        if first == 0:
+        if (first := history.step % math.ceil(run.samples / size)) == 0:
             run.order = torch.randperm(run.samples, generator=run.sampler)
         left = [split_window(window, config.batch_size) for window in run.order.split(size)[first:]]
         rows = [rows for micro in left for rows in micro]
-        ahead = hasattr(train, "read_ahead")
-        batches = train.read_ahead(len(history), rows) if ahead else (train[some] for some in rows)
+        batches = train.read_ahead(len(history), rows) if hasattr(train, "read_ahead") else (train[r] for r in rows)
         yield from ((micro, batches) for micro in left)
 
 # %% ../nbs/13_finetune.ipynb #5cec26f5
@@ -186,8 +187,7 @@ def close_epoch(run: Run, found: dict[str, float] | None) -> None:
             history.best = len(history)
             run.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
     history.append(entry)
-    patience = run.optimiser.config.patience
-    if patience is not None and len(history) - 1 - history.best >= patience:
+    if (patience := run.optimiser.config.patience) is not None and len(history) - 1 - history.best >= patience:
         history.stopped = f"no better score in {patience} epochs; the best was that of epoch {history.best + 1}"
 
 # %% ../nbs/13_finetune.ipynb #9f948d78

@@ -63,8 +63,12 @@ def keras_head(
 
     Raises ValueError when the heads cannot share the width evenly.
     """
-    if heads < 1 or dim % heads:
+    hidden = 2 * dim if hidden is None else hidden
+    if heads < 1 or dim < 1 or dim % heads:
         raise ValueError(f"keras_head: {heads} heads cannot share a width of {dim} evenly")
+    if not 0 < queries <= 8 or hidden < 1:
+        raise ValueError(f"keras_head: {queries} queries and a hidden width of {hidden}, expected 1 to 8, as many as "
+                         "there are tokens, and 1 or more")
     keras = load_keras()
     ops, layers, plus = keras.ops, keras.layers, _plus(keras.config.backend())
     norm = lambda name, x: layers.LayerNormalization(epsilon=1e-5, name=name)(x)
@@ -82,7 +86,7 @@ def keras_head(
     y = norm(f"{at}-norm_attention", x)
     x = x + _attention(y, y, None, dim, heads, f"{at}-attention")
     x = x + _attention(norm(f"{at}-norm_cross", x), context, mask, dim, heads, f"{at}-cross")
-    y = layers.Dense(hidden or 2 * dim, name=f"{at}-feed_forward-up")(norm(f"{at}-norm_feed_forward", x))
+    y = layers.Dense(hidden, name=f"{at}-feed_forward-up")(norm(f"{at}-norm_feed_forward", x))
     x = x + layers.Dense(dim, name=f"{at}-feed_forward-down")(keras.activations.gelu(y, approximate=False))
     state = ops.mean(norm("fusion-decoder-norm", x), axis=1)
     return keras.Model({"pictures": pictures, "there": there}, layers.Dense(10, name="head")(state))

@@ -34,6 +34,8 @@ def digit_halves(
     "Two data sets of (picture (8, 8), which halves are there (2), digit); a half that is not there is NaN."
     from sklearn.datasets import load_digits
     pictures, digits = (torch.tensor(a) for a in load_digits(return_X_y=True))
+    if not 0 < count <= len(digits):
+        raise ValueError(f"digit_halves: {count} samples to learn from, expected 1 to {len(digits)}")
     draw = torch.Generator().manual_seed(seed)
     rows, lost = torch.randperm(len(digits), generator=draw), torch.randint(10, (len(digits),), generator=draw)
     there = torch.stack([lost != 0, lost != 1], dim=1)
@@ -48,6 +50,8 @@ class HalvesModel(nn.Module):
 
     def __init__(self, dim: int = 32, *, dropout: float = 0.0, seed: int = 0):
         super().__init__()
+        if dim < 1 or not 0 <= dropout <= 1:
+            raise ValueError(f"HalvesModel: width {dim} and dropout {dropout}, expected 1 or more and a share up to 1")
         with own_randomness(seed):
             self.tokens = ModalityTokens(dict.fromkeys(HALVES, 8), dim, max_tokens=4)
             self.fusion = SharedFusionDecoder(HALVES, dim, depth=1, heads=4, queries=2, hidden=2 * dim, dropout=dropout)
@@ -59,6 +63,9 @@ class HalvesModel(nn.Module):
         there: Bool[Tensor, "batch 2"],        # upper, lower; True = the half is there
     ) -> Float[Tensor, "batch 10"]:
         "The logits of the ten digits."
+        if pictures.shape[1:] != (8, 8) or there.shape != (len(pictures), 2):
+            raise ValueError(f"HalvesModel: pictures {tuple(pictures.shape)} and there {tuple(there.shape)}, expected "
+                             "(batch, 8, 8) and (batch, 2)")
         halves = {half: Tokens(pictures[:, 4 * i:4 * i + 4], there[:, i:i + 1].expand(-1, 4))
                   for i, half in enumerate(HALVES)}
         return self.head(self.fusion(self.tokens(halves)))
@@ -68,6 +75,8 @@ class Order(Sampler):
     "Each pass is a fresh permutation of `count` rows, from a generator that nothing else draws from."
 
     def __init__(self, count: int, seed: int):
+        if count < 1:
+            raise ValueError(f"Order: {count} rows, expected 1 or more")
         self.count, self.generator = count, torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
@@ -79,8 +88,10 @@ class Order(Sampler):
 
 def window_sizes(count: int, config: FinetuneConfig) -> list[int]:
     "How many samples each optimiser step of the run should see, the last one of an epoch what is left."
-    size = config.batch_size * config.accumulate
-    return [min(size, count - begin) for begin in range(0, count, size)] * config.epochs
+    full, rest = divmod(count, size := config.batch_size * config.accumulate)
+    if count < 0:
+        raise ValueError(f"window_sizes: {count} samples, expected 0 or more")
+    return ([size] * full + [rest] * (rest > 0)) * config.epochs
 
 # %% ../nbs/17_ledger.ipynb #d462f661
 class Ledger:
@@ -94,6 +105,12 @@ class Ledger:
         logits: Float[Tensor, "batch classes"],
         labels: Int[Tensor, " batch"],           # -100: none
     ) -> Float[Tensor, " batch"]:
+        if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+            raise ValueError(f"Ledger: logits {tuple(logits.shape)} and labels {tuple(labels.shape)}, expected (batch, "
+                             "classes) and (batch,)")
+        if ((labels < 0) & (labels != -100) | (labels >= logits.shape[1])).any():
+            raise ValueError(f"Ledger: labels from {labels.min()} to {labels.max()}, expected 0 to "
+                             f"{logits.shape[1] - 1}, or -100 for none")
         losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=-100)
         self.seen.append(torch.stack([losses.detach(), (labels != -100).to(losses)]))
         return losses
@@ -104,6 +121,9 @@ class Ledger:
         stride: int | None = None,   # rows from one window to the next, if windows are filled up with padding
     ) -> list[float]:
         "The mean loss of each window. Raises ValueError when fewer samples were seen than the windows need."
+        if any(not 0 < size <= (stride or size) for size in sizes):
+            raise ValueError(f"Ledger: windows of {list(sizes)[:8]} samples, one every {stride} rows, expected 1 or "
+                             "more samples in each, and no more than these rows")
         losses, counted = torch.cat(self.seen, dim=1) if self.seen else torch.zeros(2, 0)
         needed = sum(stride or size for size in sizes)
         if losses.numel() != needed:

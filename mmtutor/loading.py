@@ -38,7 +38,7 @@ class Samples(Dataset):
     """The rows of a table, read one by one; what a DataLoader takes. Picklable, so that workers can have it.
 
     An index is a row number, or (epoch, row) as `Batches` hands it out. Raises ValueError for broken items if
-    `bad="refuse"`, and for a table, labels or changes that do not fit.
+    `bad="refuse"`, and for a table, labels or changes that do not fit; IndexError for a row that is not there.
     """
 
     def __init__(
@@ -56,6 +56,8 @@ class Samples(Dataset):
         self.augment = dict(augment or {})
         if bad not in ("refuse", "skip", "mask"):
             raise ValueError(f"Samples: bad={bad!r}, expected 'refuse', 'skip' or 'mask'")
+        if seed < 0:
+            raise ValueError(f"Samples: seed is {seed}, expected 0 or more")
         wanted = sorted(self.augment.keys() - set(self.modalities))
         if wanted or not self.modalities:
             raise ValueError(f"Samples: the columns are {', '.join(rows.column_names)}, expected "
@@ -71,6 +73,8 @@ class Samples(Dataset):
 
     def __getitem__(self, index: int | tuple[int, int]) -> Sample:
         epoch, row = index if isinstance(index, tuple) else (0, index)
+        if epoch < 0 or not 0 <= row < len(self):
+            raise IndexError(f"Samples: there is no row {row} of epoch {epoch}, only rows 0 to {len(self) - 1}")
         cells = self.rows[row]
         content, problems = {}, []
         for m in self.modalities:
@@ -108,10 +112,15 @@ def collate(samples: Sequence[Sample], form: Form = FORM) -> Batch:
     "Put samples together; those without content are left out, their problems kept. All skipped: a batch of length 0."
     kept = [s for s in samples if s.content]
     get = lambda m, other: [s.content.get(m, other) for s in kept]
-    sounds = get("sound", torch.zeros(0))
+    blank, sounds = torch.zeros(3, form.size, form.size, dtype=torch.uint8), get("sound", torch.zeros(0))
+    for s, picture, sound in zip(kept, get("picture", blank), sounds):
+        if picture.shape != blank.shape or picture.dtype != blank.dtype or sound.ndim != 1:
+            raise ValueError(f"collate: row {s.row} has a picture {tuple(picture.shape)} {picture.dtype} and a sound "
+                             f"{tuple(sound.shape)}, expected {tuple(blank.shape)} torch.uint8 and (samples,)")
+    if any(s.labels.keys() != samples[0].labels.keys() for s in samples):
+        raise ValueError("collate: the samples have different labels, expected the same names in each")
     lengths = torch.tensor([len(s) for s in sounds], dtype=torch.long)
     width = max([1, *lengths.tolist()])
-    blank = torch.zeros(3, form.size, form.size, dtype=torch.uint8)
     return Batch(
         row=torch.tensor([s.row for s in kept], dtype=torch.long), text=get("text", ""),
         picture=torch.stack(get("picture", blank)) if kept else blank[None][:0],
@@ -152,12 +161,15 @@ class Batches(Sampler):
         drop_last: bool = False,         # leave out a batch that is not full
         seed: int = 0,
     ):
-        self.lengths = np.zeros(lengths) if isinstance(lengths, int) else np.asarray(lengths)
+        count = lengths if isinstance(lengths, int) else None
+        self.lengths = np.asarray(lengths) if count is None else np.zeros(max(count, 0))
         self.size, self.pool, self.shuffle, self.drop_last, self.seed = size, pool, shuffle, drop_last, seed
         self.epoch = self.batch = 0
         if size < 1 or pool < 1 or self.lengths.ndim != 1:
             raise ValueError(f"Batches: size={size}, pool={pool} and lengths of shape {self.lengths.shape}, expected "
                              "at least 1, at least 1 and one length for each row")
+        if min(seed, count or 0) < 0 or np.isnan(self.lengths).any():
+            raise ValueError(f"Batches: seed={seed} and lengths {lengths}, expected no negative number and no NaN")
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         "The rows of every batch of an epoch."
@@ -172,6 +184,8 @@ class Batches(Sampler):
 
     def start(self, epoch: int, batch: int = 0) -> None:
         "Go on with this batch of this epoch. Call it between two passes through the loader."
+        if min(epoch, batch) < 0:
+            raise ValueError(f"Batches: start at batch {batch} of epoch {epoch}, expected 0 or more")
         self.epoch, self.batch = epoch, batch
 
     def __len__(self) -> int:

@@ -40,6 +40,13 @@ class FinetuneConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"FinetuneConfig: {name} is {value}, expected 1 or more")
+        for name in ("learning_rate", "encoder_learning_rate", "weight_decay"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
+                raise ValueError(f"FinetuneConfig: {name} is {value}, expected a finite number, 0 or more")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"FinetuneConfig: betas are {self.betas}, expected two numbers from 0 to below 1")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"FinetuneConfig: clip is {self.clip}, expected a norm above 0, or None for any")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"FinetuneConfig: warmup is {self.warmup}, expected a share of the steps between 0 and 1")
         if self.precision not in ("float32", "bfloat16", "float16"):
@@ -77,6 +84,9 @@ def schedule(
     warmup: float,  # share of them
 ) -> float:
     "The factor on the learning rate: a straight line up to 1, then half a cosine down; never quite 0."
+    if step < 0 or total < 1 or not 0 <= warmup <= 1:
+        raise ValueError(f"schedule: step {step} of {total} with a warm-up of {warmup}, expected a step from 0, at "
+                         "least one in all, and a share from 0 to 1")
     warm = math.ceil(warmup * total)
     if step < warm:
         return (step + 1) / warm
@@ -124,6 +134,9 @@ def to_device(batch, device: torch.device):
 # %% ../nbs/13_optimiser.ipynb #dee91699
 def split_window(window: Int[Tensor, " samples"], batch_size: int) -> tuple[Tensor, ...]:
     "The samples of a step in micro-batches, of sizes that differ by one at most."
+    if window.ndim != 1 or not len(window) or window.dtype != torch.long or batch_size < 1:
+        raise ValueError(f"split_window: window {tuple(window.shape)} {window.dtype} in batches of {batch_size}, "
+                         "expected the numbers of one sample or more (samples,), in batches of 1 or more")
     return window.tensor_split(math.ceil(len(window) / batch_size))
 
 
@@ -135,6 +148,8 @@ def add_gradient(
     noise: torch.Generator,    # handed to the loss function
 ) -> tuple[Tensor, dict]:
     "Add `share` of the gradient of a batch's mean loss to the parameters; returns the loss and what else was reported."
+    if not 0 <= share <= 1:
+        raise ValueError(f"add_gradient: share is {share}, expected a part of the window, from 0 to 1")
     precision = optimiser.config.precision
     low = torch.float16 if precision == "float16" else torch.bfloat16
     batch = to_device(batch, optimiser.device)
@@ -147,6 +162,14 @@ def add_gradient(
     return loss.detach().reshape(()).float(), more
 
 
+def _count(micro: tuple[Tensor, ...], batches: int) -> int:
+    "The samples in a window. ValueError unless each micro-batch has some, and a batch or a loss."
+    if not micro or batches != len(micro) or any(rows.ndim != 1 or not len(rows) for rows in micro):
+        raise ValueError(f"finetune: {batches} batches for micro-batches {[tuple(rows.shape) for rows in micro]}, "
+                         "expected one for each, and at least one sample in each")
+    return sum(map(len, micro))
+
+
 def add_gradients(
     optimiser: Optimiser,
     loss_fn: Callable,               # (model, batch, generator) → (mean loss of the batch, {name: number})
@@ -155,9 +178,10 @@ def add_gradients(
     noise: torch.Generator,          # handed to the loss function
 ) -> tuple[list[Tensor], list[dict]]:
     "Leave the gradient of the window's mean loss in the parameters; returns the losses and what else was reported."
-    count = sum(len(rows) for rows in micro)
+    count = _count(micro, len(micro))
     optimiser.adamw.zero_grad(set_to_none=True)
     found = [add_gradient(optimiser, loss_fn, batch, len(rows) / count, noise) for rows, batch in zip(micro, batches)]
+    _count(micro, len(found))
     return [loss for loss, _ in found], [more for _, more in found]
 
 # %% ../nbs/13_optimiser.ipynb #368587f0
@@ -173,11 +197,13 @@ class NotFinite(ValueError):
 # %% ../nbs/13_optimiser.ipynb #1508f69f
 def update(optimiser: Optimiser, step: int, losses: list[Tensor], micro: tuple[Tensor, ...]) -> list[float]:
     "Unscale, clip, step; returns the losses as numbers. Raises NotFinite before anything has moved."
+    _count(micro, sum(loss.numel() for loss in losses))
     optimiser.set_rates(step)
     scaler, clip = optimiser.scaler, optimiser.config.clip
     scaler.unscale_(optimiser.adamw)
     norm = nn.utils.clip_grad_norm_(optimiser.parameters(), math.inf if clip is None else clip)
-    *values, norm = torch.stack([*losses, norm.float()]).tolist()  # the one moment in which the CPU waits for a GPU
+    numbers = [x.reshape(()) for x in (*losses, norm.float())]
+    *values, norm = torch.stack(numbers).tolist()  # the one moment in which the CPU waits for a GPU
     bad = [i for i, value in enumerate(values) if not math.isfinite(value)]
     if bad:
         raise NotFinite(f"the loss is {values[bad[0]]}", step, micro[bad[0]].tolist())

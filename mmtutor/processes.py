@@ -30,6 +30,11 @@ class Team:
     size: int = 1
     device: torch.device = torch.device("cpu")
 
+    def __post_init__(self):
+        if not 0 <= self.rank < self.size or self.size > 1 and not dist.is_initialized():
+            raise ValueError(f"Team: rank {self.rank} of {self.size}, expected 0 to {self.size - 1}, and for more than "
+                             "one rank a process group; see `team`")
+
     def each(self, value) -> list:
         "What every rank said, in their order. Anything that can be pickled."
         found = [value] * self.size
@@ -65,6 +70,8 @@ def team(seconds: float = 1800) -> Iterator[Team]:  # to wait for another rank b
 
     Raises RankLost when another rank dies or keeps silent for `seconds`.
     """
+    if not 0 < seconds < 1e9:
+        raise ValueError(f"team: got {seconds} seconds to wait, expected a number above 0 and below 1e9")
     if "RANK" not in os.environ:
         yield Team()
         return

@@ -30,11 +30,12 @@ def travelled(before: Mapping[str, Tensor], model: nn.Module, parts: Sequence[st
     for part in parts:
         chosen = matcher(model, part)
         pairs = [(name, p) for name, p in model.named_parameters() if chosen(name)]
-        if missing := [name for name, _ in pairs if name not in before]:
-            raise ValueError(f"travelled: no earlier value of {', '.join(missing[:3])}; clone the whole state_dict")
+        if missing := [name for name, p in pairs if name not in before or before[name].shape != p.shape]:
+            raise ValueError(f"travelled: no earlier value of {', '.join(missing[:3])} of the same shape; clone the "
+                             "whole state_dict")
         start, way = (math.sqrt(sum(square(name, p) for name, p in pairs)) for square in (
             lambda name, p: before[name].double().square().sum().item(),
-            lambda name, p: (p - before[name]).double().square().sum().item()))
+            lambda name, p: (p.double() - before[name].double()).square().sum().item()))
         if not pairs or not start > 0 or not math.isfinite(start + way):
             raise ValueError(f"travelled: {part!r} has {len(pairs)} parameters, norm {start:g} before, {way:g} moved; "
                              "expected finite weights that are not all zero")
@@ -48,9 +49,10 @@ def neighbours(features: Float[Tensor, "items dim"], labels: Int[Tensor, "items"
 
     Raises ValueError for fewer than two items, other counts, and features that are not finite.
     """
-    if features.ndim != 2 or len(features) < 2 or labels.shape != features.shape[:1] or not features.isfinite().all():
-        raise ValueError(f"neighbours: got features {tuple(features.shape)} and labels {tuple(labels.shape)}, expected "
-                         "(items, dim), finite, and (items,), two items at least")
+    fits = features.ndim == 2 and len(features) > 1 and features.numel() and labels.shape == features.shape[:1]
+    if not fits or labels.dtype not in (torch.int64, torch.int32) or not features.isfinite().all():
+        raise ValueError(f"neighbours: got features {tuple(features.shape)} and labels {tuple(labels.shape)} "
+                         f"{labels.dtype}, expected (items, dim), finite, and whole (items,), two items at least")
     unit = nn.functional.normalize(features, dim=1)
     nearest = (unit @ unit.T).fill_diagonal_(-math.inf).argmax(1)
     return (labels[nearest] == labels).double().mean().item()
@@ -150,8 +152,8 @@ def unfreeze(
     Every stage has its own optimiser, schedule and warm-up; the weights go on. What a stage ends with, the best weights
     of its validation if there is one, is what the next one begins with. Raises ValueError without stages.
     """
-    if not stages:
-        raise ValueError("unfreeze: no stages, expected pairs of a policy and a FinetuneConfig")
+    if not stages or any(len(stage) != 2 for stage in stages):
+        raise ValueError(f"unfreeze: {len(stages) or 'no'} stages, expected pairs of a policy and a FinetuneConfig")
     histories = []
     for number, (policy, config) in enumerate(stages):
         freeze(model, policy)

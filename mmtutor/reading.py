@@ -8,6 +8,7 @@ __all__ = ['FORM', 'READERS', 'SUFFIXES', 'Form', 'read_picture', 'read_sound', 
 # %% ../nbs/05_reading.ipynb #081455a8
 import csv
 import io
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ class Form:
     pixels: int = 50_000_000    # of the file; a larger picture is refused
     seconds: float = 60.0       # of the file; a longer sound is refused
     characters: int = 100_000   # a longer text is refused
+
+    def __post_init__(self):
+        if min(self.size, self.pixels, self.characters) < 1 or not self.seconds > 0:
+            raise ValueError(f"Form: {self}, expected numbers above 0")
 
 
 FORM = Form()
@@ -165,7 +170,7 @@ def adopt(
     from datasets import Audio, ClassLabel, Dataset, Features, Image, Value
     if isinstance(source, (str, Path)):
         folder = Path(source)
-        if not folder.is_dir():
+        if not os.path.isdir(source):
             raise FileNotFoundError(f"adopt: there is no folder {folder}")
         found = _from_metadata(folder) if (folder / "metadata.csv").exists() else _from_files(folder)
         names = list(dict.fromkeys(key for row in found for key in row))
@@ -178,9 +183,16 @@ def adopt(
         source = Dataset.from_dict(table, Features(kinds))
     if not isinstance(source, Dataset):
         raise ValueError(f"adopt: got {type(source).__name__}, expected a folder or one split of a data set")
+    if unknown := [a for a, b in (columns or {}).items() if a not in source.column_names or not b]:
+        raise ValueError(f"adopt: columns renames {unknown[0]!r}, expected names of the columns, "
+                         f"{', '.join(source.column_names)}, and a new name for each")
     usual = {"image": "picture", "audio": "sound"}
     given = {a: b for a, b in usual.items() if a in source.column_names and b not in source.column_names}
-    rows = source.rename_columns(given | dict(columns or {}))
+    given |= dict(columns or {})
+    if len({given.get(name, name) for name in source.column_names}) < len(source.column_names):
+        raise ValueError(f"adopt: two of the columns {', '.join(source.column_names)} would have one name; rename or "
+                         "remove one")
+    rows = source.rename_columns(given)
     if not set(MODALITIES) & set(rows.column_names):
         raise ValueError(f"adopt: the columns are {', '.join(rows.column_names) or 'none'}, expected any of text, "
                          "picture and sound; name yours, as in columns={'caption': 'text'}")

@@ -200,7 +200,7 @@ def fit_ring(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, f
     On two ranks the ring takes 2 · latency + size / bandwidth. Raises ValueError for fewer than two sizes.
     """
     x, y = np.asarray(sizes, dtype=float), np.asarray(seconds, dtype=float)
-    if len(set(sizes)) < 2 or x.shape != y.shape or not (y > 0).all():
+    if len(set(sizes)) < 2 or x.shape != y.shape or not (y > 0).all() or not np.isfinite(x + y).all():
         raise ValueError(f"fit_ring: {len(x)} sizes and {len(y)} times, expected two different sizes or more, with as "
                          "many times above 0")
     (start, slope), *_ = np.linalg.lstsq(np.stack([1 / y, x / y], axis=1), np.ones_like(y), rcond=None)
@@ -209,5 +209,8 @@ def fit_ring(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, f
 
 def efficiency(step: float, exchange: float, ranks: int, *, strong: bool = False) -> float:
     "The share of a step that is work; `strong`: the work of `step` seconds is divided among the ranks."
+    if ranks < 1 or not step > 0 or not exchange >= 0:
+        raise ValueError(f"efficiency: {step} s of work and {exchange} s of exchange on {ranks} ranks, expected time "
+                         "above 0, time of 0 or more, and at least one rank")
     work = step / ranks if strong else step
     return work / (work + exchange)

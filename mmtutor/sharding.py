@@ -64,6 +64,8 @@ def save_sharded(
     keep: int = 2,                     # the newest so many stay on the disk
 ) -> Path:
     "Write a checkpoint to which every rank adds its part; all have to call it. It counts once `state.json` is there."
+    if not 0 <= step < 10**8 or keep < 1:
+        raise ValueError(f"save_sharded: step {step}, of which {keep} stay, expected 0 to 99,999,999 and at least one")
     path = Path(folder) / f"step-{step:08d}"
     if us.rank == 0:
         _remove(path)

@@ -32,6 +32,8 @@ def stratified_subset(labels: Int[np.ndarray, "rows"], size: int, rng: np.random
     A class may get no row when its share is less than one. ValueError for an impossible size.
     """
     labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.size and labels.dtype.kind not in "iu":
+        raise ValueError(f"stratified_subset: labels are {labels.dtype} {labels.shape}, expected whole numbers (rows,)")
     _check_size("stratified_subset", size, len(labels))
     _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
     quota, rest = np.divmod(counts * size, len(labels))
@@ -54,7 +56,9 @@ def _check_features(name: str, features) -> Float[np.ndarray, "rows dim"]:
 
 def gaps(features: Float[np.ndarray, "rows dim"], chosen: Int[np.ndarray, "chosen"]) -> Float[np.ndarray, "rows"]:
     "How far each row is from the nearest chosen one; the largest gap is the covering radius."
-    features, chosen = _check_features("gaps", features), np.atleast_1d(chosen)
+    features, chosen = _check_features("gaps", features), np.asarray(chosen)
+    if chosen.ndim != 1 or chosen.size and chosen.dtype.kind not in "iu":
+        raise ValueError(f"gaps: chosen rows are {chosen.dtype} {chosen.shape}, expected whole numbers (chosen,)")
     if not len(chosen) or chosen.min() < 0 or chosen.max() >= len(features):
         raise ValueError(f"gaps: chosen rows {chosen.tolist()[:5]}, expected numbers from 0 to {len(features) - 1}")
     found = np.full(len(features), np.inf)
@@ -134,6 +138,15 @@ class LinearProbe:
     mean: Tensor    # (dim,) of the rows it was fitted to
     scale: Tensor   # (dim,)
 
+    def __post_init__(self):
+        parts = (self.weight, self.bias, self.mean, self.scale)
+        found = [tuple(x.shape) for x in parts]
+        fits = len(found[0]) == 2 and found[1:] == [found[0][1:], found[0][:1], found[0][:1]]
+        fits = fits and len({x.device for x in parts}) == 1 and self.mean.dtype != torch.bool
+        if not fits or not (self.scale > 0).all():
+            raise ValueError(f"LinearProbe: weight, bias, mean and scale are {found}, expected numbers (dim, classes), "
+                             "(classes,), (dim,) and (dim,) on one device, the scale above 0")
+
     @classmethod
     def fit(
         cls,
@@ -146,7 +159,7 @@ class LinearProbe:
         "The probe with the smallest penalised cross-entropy. ValueError for features or labels that do not fit."
         x = torch.from_numpy(_check_features("LinearProbe.fit", features)).float()
         y = torch.from_numpy(_check_labels("LinearProbe.fit", labels, classes, len(x))).long()
-        if not decay >= 0:
+        if not 0 <= decay < np.inf:
             raise ValueError(f"LinearProbe.fit: decay is {decay}, expected zero or more")
         mean, scale = x.mean(0), x.std(0, correction=0)
         scale = torch.where(scale > 1e-6, scale, 1.0)  # a feature that never changes stays as it is

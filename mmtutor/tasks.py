@@ -24,10 +24,17 @@ def mask_words(text: str, share: float, rng: np.random.Generator) -> str:
     return " ".join("[MASK]" if hidden else word for word, hidden in zip(words, rng.random(len(words)) < share))
 
 # %% ../nbs/05_tasks.ipynb #4ba2eb1f
+def _check_picture(name: str, picture: Tensor) -> None:
+    if picture.ndim != 3 or picture.dtype != torch.uint8:
+        raise ValueError(f"{name}: the picture is {picture.dtype} {tuple(picture.shape)}, expected torch.uint8 "
+                         "(channel, height, width)")
+
+
 def occlude(
     picture: UInt8[Tensor, "channel height width"], share: float, rng: np.random.Generator,
 ) -> UInt8[Tensor, "channel height width"]:
     "A copy with a grey rectangle, of the picture's own shape, over `share` of its area at a random place."
+    _check_picture("occlude", picture)
     if not 0 <= share <= 1:
         raise ValueError(f"occlude: share is a part of the area, from 0 to 1, got {share}")
     height, width = (round(side * share ** 0.5) for side in picture.shape[1:])
@@ -39,6 +46,9 @@ def occlude(
 # %% ../nbs/05_tasks.ipynb #39b005b9
 def add_noise(sound: Float[Tensor, "samples"], decibels: float, rng: np.random.Generator) -> Float[Tensor, "samples"]:
     "The sound plus white noise at a signal-to-noise ratio of `decibels`; silence stays silent."
+    if sound.ndim != 1 or not sound.is_floating_point() or not abs(decibels) <= 200:
+        raise ValueError(f"add_noise: sound is {sound.dtype} {tuple(sound.shape)} at {decibels} decibels, expected "
+                         "floating-point numbers (samples,) and a ratio from -200 to 200")
     noise = torch.from_numpy(rng.standard_normal(len(sound))).to(sound)
     power = sound.square().mean() if len(sound) else 0.0
     return sound + noise * (power / 10 ** (decibels / 10)) ** 0.5
@@ -46,7 +56,9 @@ def add_noise(sound: Float[Tensor, "samples"], decibels: float, rng: np.random.G
 # %% ../nbs/05_tasks.ipynb #39f64515
 def strangers(label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     "A random permutation that gives every row a row with another label."
-    label, n = np.asarray(label), len(label)
+    if (label := np.asarray(label)).ndim != 1:
+        raise ValueError(f"strangers: the labels are {label.shape}, expected one for each row (rows,)")
+    n = len(label)
     largest = int(np.unique(label, return_counts=True)[1].max()) if n else 0
     if n < 2 or 2 * largest > n:
         raise ValueError(f"strangers: one label has {largest} of {n} rows; at most half of them can have the same")
@@ -73,6 +85,8 @@ def odd_one_out(labels: Sequence[int], seed: int) -> OddOneOut:
 
     Each row stands in each modality exactly once under each answer: no modality alone can beat 1/4.
     """
+    if seed < 0:
+        raise ValueError(f"odd_one_out: seed is {seed}, expected 0 or more")
     label, rng = np.asarray(labels), np.random.default_rng(seed)
     rows = np.tile(np.arange(len(label)), (3, 4, 1))  # modality × answer × row
     for modality in range(3):
@@ -124,6 +138,9 @@ def scenes(
     if split == "train" and pairs == "held out":
         raise ValueError("scenes: the held out pairs are for validation and test; "
                          "training on them would leave nothing to test")
+    if min(count, seed) < 0 or variants < 1 or not voices:
+        raise ValueError(f"scenes: {count} scenes, seed {seed}, {variants} variants and voices {tuple(voices)}; "
+                         "expected neither of the first two negative, and at least one of the others")
     rng = np.random.default_rng([seed, ("train", "validation", "test").index(split), pairs == "held out"])
     made = []
     while len(made) < count:
@@ -142,6 +159,7 @@ def jitter(
     picture: UInt8[Tensor, "channel height width"], rng: np.random.Generator,
 ) -> UInt8[Tensor, "channel height width"]:
     "A version of a picture on white: shifted by up to a tenth, mirrored or not, its contrast scaled by 0.7 to 1."
+    _check_picture("jitter", picture)
     height, width = picture.shape[1:]
     down, right = (int(rng.integers(-(side // 10), side // 10 + 1)) for side in (height, width))
     ink = (255 - picture.float()) * rng.uniform(0.7, 1.0)

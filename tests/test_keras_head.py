@@ -106,3 +106,6 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_copied():
 def test_heads_that_do_not_share_the_width():
     with pytest.raises(ValueError, match="keras_head: 4 heads cannot share a width of 30 evenly"):
         keras_head(30)
+    for odd in ({"queries": 9}, {"queries": 0}, {"hidden": 0}):
+        with pytest.raises(ValueError, match="keras_head: .* queries and a hidden width of"):
+            keras_head(**odd)

@@ -162,6 +162,19 @@ def test_runs_that_cannot_be_compared():
     ledger = Ledger()
     with pytest.raises(ValueError, match="Ledger: 0 losses were asked for, the run has 8"):
         ledger.steps([8])
+    for labels in (torch.tensor([10]), torch.tensor([-1])):
+        with pytest.raises(ValueError, match="Ledger: labels from .* expected 0 to 9, or -100"):
+            ledger(torch.randn(1, 10), labels)
+    with pytest.raises(ValueError, match=r"Ledger: logits \(2, 10\) and labels \(1,\)"):
+        ledger(torch.randn(2, 10), torch.tensor([1]))
+    for odd, words in ((lambda: digit_halves(1798), "digit_halves: 1798 samples"),
+                       (lambda: Order(-1, 0), "Order: -1 rows"), (lambda: window_sizes(-1, CONFIG), "window_sizes: -1"),
+                       (lambda: HalvesModel(8, dropout=2.0), "HalvesModel: width 8 and dropout 2.0"),
+                       (lambda: MicroBatches(numbers(0), CONFIG), "Order: 0 rows"),
+                       (lambda: HalvesModel(8)(torch.rand(2, 9, 8), torch.ones(2, 2).bool()), r"pictures \(2, 9, 8\)"),
+                       (lambda: Ledger().steps([5, 3], stride=4), "windows of .* one every 4 rows")):
+        with pytest.raises(ValueError, match=words):
+            odd()
     ledger(torch.randn(9, 10), torch.zeros(9, dtype=torch.long))
     with pytest.raises(ValueError, match="Ledger: 9 losses were asked for, the run has 8"):
         ledger.steps([8])

@@ -407,6 +407,12 @@ def test_a_loader_over_the_embedded_data(built):
     (lambda: Batches(10, 0), "size=0, pool=1"),
     (lambda: Batches(10, 2, pool=0), "size=2, pool=0"),
     (lambda: Batches([[1.0]], 2), r"lengths of shape \(1, 1\), expected .* one length for each row"),
+    (lambda: Batches([1.0, np.nan], 2), r"lengths \[1.0, nan\], expected no negative number and no NaN"),
+    (lambda: Batches(-1, 2), "lengths -1, expected no negative number"),
+    (lambda: Batches(4, 2).start(0, -1), "start at batch -1 of epoch 0"),
+    (lambda: Samples(table(3), seed=-1), "seed is -1"),
+    (lambda: collate([Sample(7, {"picture": torch.zeros(3, 5, 5)}, {}, [])], FORM), r"has a picture \(3, 5, 5\)"),
+    (lambda: collate([Sample(0, {"text": "a"}, {}, []), Sample(1, {"text": "b"}, {"kind": 1}, [])]), "different"),
     (lambda: loader(Samples(table(3)), Batches(4, 2)), "planned for 4 rows, there are 3 samples"),
 ])
 def test_messages(wrong, message):

@@ -71,6 +71,28 @@ def test_parameter_groups_are_a_partition_with_decay_on_matrices_only():
 
 
 @pytest.mark.bad_input
+@pytest.mark.parametrize("odd", [
+    {"learning_rate": float("nan")}, {"learning_rate": -1.0}, {"weight_decay": float("inf")}, {"clip": 0.0},
+    {"encoder_learning_rate": -1e-5}, {"betas": (0.9, 1.0)}, {"betas": (0.9,)}])
+def test_numbers_that_no_run_can_have(odd):
+    with pytest.raises(ValueError, match=f"FinetuneConfig: {next(iter(odd))} (is|are) .*, expected"):
+        FinetuneConfig(**odd)
+
+
+@pytest.mark.bad_input
+def test_steps_and_windows_that_cannot_be():
+    for odd, words in ((lambda: schedule(-1, 4, 0.1), "schedule: step -1 of 4"), (lambda: schedule(0, 0, 0.1), "of 0"),
+                       (lambda: schedule(0, 4, float("nan")), "warm-up of nan"),
+                       (lambda: split_window(torch.arange(0), 2), r"split_window: window \(0,\)"),
+                       (lambda: split_window(torch.arange(4), 0), "batches of 0")):
+        with pytest.raises(ValueError, match=words):
+            odd()
+    optimiser, loss_fn = Optimiser(nn.Linear(2, 2), FinetuneConfig(), 3), lambda m, b, g: (m(b).sum(), {})
+    with pytest.raises(ValueError, match=r"finetune: 1 batches for micro-batches \[\(2,\), \(1,\)\], expected"):
+        add_gradients(optimiser, loss_fn, (torch.arange(2), torch.arange(1)), [torch.ones(2, 2)], torch.Generator())
+
+
+@pytest.mark.bad_input
 def test_everything_frozen_is_an_error():
     model = nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(ValueError, match="every parameter of the model is frozen; thaw"):

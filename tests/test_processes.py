@@ -173,6 +173,7 @@ def test_a_lost_rank_is_told_from_other_errors(monkeypatch):
     for key, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(processes.dist, "init_process_group", lambda *a, **k: None)
+    monkeypatch.setattr(processes.dist, "is_initialized", lambda: True)
     for text in ("[../gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:1", "Timed out waiting 5000ms"):
         with pytest.raises(RankLost, match=r"rank 0 of 2: another rank is gone or silent \(.*\). Start the same"):
             with team():
@@ -194,6 +195,16 @@ def test_the_ring_gives_the_sum_and_sends_less_than_twice(ranks, numbers, seed):
     assert all(torch.equal(f, sum(values)) for f in found)
     assert sum(sent) == 2 * (ranks - 1) * numbers and max(sent) - min(sent) <= 2
     assert all(torch.equal(a, b) for a, b in zip(values, before)), "what was put in is as it was"
+
+
+@bad_input
+def test_a_team_has_its_rank_and_a_process_group():
+    for rank, size in ((1, 1), (-1, 1), (0, 0), (0, 2)):
+        with pytest.raises(ValueError, match=f"Team: rank {rank} of {size}, expected 0 to"):
+            Team(rank, size)
+    for seconds in (0, float("nan")):
+        with pytest.raises(ValueError, match="team: got .* seconds to wait"), team(seconds):
+            pass
 
 
 @bad_input

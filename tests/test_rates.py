@@ -220,6 +220,8 @@ def test_distance_refuses_what_would_mislead():
     before = {n: v.clone() for n, v in model.state_dict().items()}
     with pytest.raises(ValueError, match="no earlier value of head.bias"):
         travelled({n: v for n, v in before.items() if n != "head.bias"}, model, ["head"])
+    with pytest.raises(ValueError, match="no earlier value of head.bias of the same shape"):
+        travelled(before | {"head.bias": before["head.bias"][:1]}, model, ["head"])
     with pytest.raises(ValueError, match="nothing in the model is called 'tail'"):
         travelled(before, model, ["tail"])
     with torch.no_grad():

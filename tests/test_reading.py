@@ -305,6 +305,8 @@ def test_a_table_may_not_leave_its_folder(folder, path):
 def test_bad_folders(folder, tmp_path_factory):
     with pytest.raises(FileNotFoundError, match="adopt: there is no folder"):
         adopt(folder / "nowhere")
+    with pytest.raises(FileNotFoundError, match="adopt: there is no folder"):
+        adopt("")
     with pytest.raises(ValueError, match="adopt: the columns are none, expected any of text, picture and sound"):
         adopt(tmp_path_factory.mktemp("empty"))
     (folder / "animals/owl.jpg").write_bytes(b"")
@@ -334,10 +336,24 @@ def test_a_decoding_column_is_taken_over():
 
 def test_a_column_named_by_the_reader_wins():
     theirs = Dataset.from_dict({"image": [packed(RAMP)], "sketch": [packed(RAMP.rotate(90))]})
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="adopt: two of the columns image, sketch would have one name"):
         adopt(theirs, {"sketch": "picture"})  # two pictures: which one is for the reader to say
     mine = adopt(theirs.remove_columns("image"), {"sketch": "picture"})
     assert torch.equal(read_picture(mine[0]), read_picture(RAMP.rotate(90)))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("columns", [{"zebra": "text"}, {"sketch": ""}])
+def test_renaming_what_is_not_there_or_to_nothing(columns):
+    with pytest.raises(ValueError, match="adopt: columns renames .*, expected names of the columns, sketch, and a new"):
+        adopt(Dataset.from_dict({"sketch": [packed(RAMP)]}), columns)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("odd", [{"size": 0}, {"pixels": -1}, {"seconds": float("nan")}, {"characters": 0}])
+def test_forms_that_nothing_has(odd):
+    with pytest.raises(ValueError, match="Form: .*, expected numbers above 0"):
+        Form(**odd)
 
 
 @pytest.mark.bad_input

@@ -331,9 +331,13 @@ def test_odd_measurements_are_refused():
     for odd in ((-1, 2, 0, 1), (1, 0, 0, 1), (1, 2, float("nan"), 1), (1, 2, 0, 0)):
         with pytest.raises(ValueError, match="ring_seconds: size"):
             ring_seconds(*odd)
-    for sizes, seconds in (([1e3], [1.0]), ([1e3, 1e3], [1.0, 1.0]), ([1e3, 1e4], [1.0]), ([1e3, 1e4], [0.0, 1.0])):
+    for sizes, seconds in (([1e3], [1.0]), ([1e3, 1e3], [1.0, 1.0]), ([1e3, 1e4], [1.0]), ([1e3, 1e4], [0.0, 1.0]),
+                           ([1e3, float("nan")], [1.0, 1.0])):
         with pytest.raises(ValueError, match="fit_ring: .* expected two different sizes or more"):
             fit_ring(sizes, seconds)
+    for odd in ((0.0, 0.1, 2), (1.0, -0.1, 2), (1.0, 0.1, 0), (float("nan"), 0.1, 2)):
+        with pytest.raises(ValueError, match="efficiency: .* s of work"):
+            efficiency(*odd)
 
 
 def test_the_benchmark_measures_and_computes():

@@ -154,6 +154,9 @@ def test_another_model_is_refused_and_so_is_a_foreign_block(saved):
     assert torch.equal(before, whole(other))
     with pytest.raises(ValueError, match="shard: a block is no part of the model"):
         shard(model, [nn.Linear(2, 2)], ALONE)
+    for step, keep in ((-1, 2), (4, 0)):
+        with pytest.raises(ValueError, match=f"save_sharded: step {step}, of which {keep} stay"):
+            save_sharded(folder, step, model, saved[2], ALONE, keep=keep)
     assert here(before) is before
 
 

@@ -3,6 +3,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
@@ -217,6 +218,7 @@ NAN = np.where(np.arange(6) == 2, np.nan, X)
     (lambda: subsets.random_subset(5, 0, rng()), "random_subset: 0 rows"),
     (lambda: subsets.stratified_subset(Y, 151, rng()), "stratified_subset: 151 rows.*150"),
     (lambda: subsets.stratified_subset(np.array([]), 1, rng()), "stratified_subset: 1 rows.*to the 0"),
+    (lambda: subsets.stratified_subset(Y[:, None], 1, rng()), r"stratified_subset: labels are int64 \(150, 1\)"),
     (lambda: subsets.k_centre(X, 0), "k_centre: 0 rows"),
     (lambda: subsets.k_centre(X, 2, first=150), "first is row 150, expected a number from 0 to 149"),
     (lambda: subsets.k_centre(X, 2, first=-1), "first is row -1"),
@@ -225,6 +227,7 @@ NAN = np.where(np.arange(6) == 2, np.nan, X)
     (lambda: subsets.gaps(X, np.array([], dtype=int)), r"gaps: chosen rows \[\]"),
     (lambda: subsets.gaps(X, np.array([150])), "gaps: chosen rows .150.*0 to 149"),
     (lambda: subsets.gaps(X, np.array([-1])), "gaps: chosen rows"),
+    (lambda: subsets.gaps(X, np.array([1.0])), r"gaps: chosen rows are float64 \(1,\), expected whole"),
     (lambda: subsets.gaps(X[:0], np.array([0])), r"gaps: features are \(0, 6\)"),
     (lambda: subsets.distinct(X, 0), "distinct: apart is 0, expected a positive"),
     (lambda: subsets.distinct(X, np.nan), "distinct: apart is nan"),
@@ -237,6 +240,7 @@ NAN = np.where(np.arange(6) == 2, np.nan, X)
     (lambda: subsets.LinearProbe.fit(NAN, Y, 3), "NaN or infinity"),
     (lambda: subsets.LinearProbe.fit(X, Y, 3, decay=-1), "decay is -1"),
     (lambda: subsets.LinearProbe.fit(X, Y, 3).probabilities(X[:, :5]), r"are \(150, 5\), expected \(rows, 6\)"),
+    (lambda: subsets.LinearProbe(*map(torch.ones, ((6, 3), 3, 6, 5))), r"LinearProbe: weight.*\(5,\)\], expected"),
     (lambda: subsets.out_of_sample(X, Y, 3, rng(), folds=1), "1 folds of 150 rows"),
     (lambda: subsets.out_of_sample(X, Y, 3, rng(), folds=151), "151 folds of 150 rows"),
     (lambda: subsets.out_of_sample(X, Y[:9], 3, rng()), "out_of_sample: 9 labels for 150 rows"),

@@ -206,6 +206,10 @@ def test_types_are_in_the_data():
     (lambda: tasks.scenes("train", 1, pairs="held out"), "for validation and test"),
     (lambda: tasks.mask_words("a", 60, rng()), "share is a probability, got 60"),
     (lambda: tasks.occlude(torch.zeros(3, 8, 8, dtype=torch.uint8), 1.2, rng()), "from 0 to 1, got 1.2"),
+    (lambda: tasks.occlude(torch.zeros(8, 8, dtype=torch.uint8), 0.2, rng()), r"occlude: the picture is .*\(8, 8\)"),
+    (lambda: tasks.jitter(torch.zeros(3, 8, 8), rng()), "jitter: the picture is torch.float32"),
+    (lambda: tasks.add_noise(torch.zeros(2, 8), 5, rng()), r"add_noise: sound is torch.float32 \(2, 8\)"),
+    (lambda: tasks.scenes("test", 1, voices=()), "0, 1 variants and voices"),
 ])
 def test_messages(wrong, message):
     with pytest.raises(ValueError, match=message):
