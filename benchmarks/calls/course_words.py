@@ -278,7 +278,8 @@ def _():
 
 @good("course.report.write_report of some runs")  # what is in a run is damaged above
 def _():
-    return (lambda names: _written([_table()], {name: _run() for name in names}, {})), dict(names=["a/0", "b decoder/0"])
+    return (lambda names: _written([_table()], {name: _run() for name in names}, {})), dict(
+        names=["a/0", "b decoder/0"])
 
 
 # --- watching ---

@@ -173,7 +173,7 @@ class FusionChooser(Interactive):
     def checked(self, values: dict) -> dict:
         classes = [str(c) for c in values["classes"]]
         models = as_models(values["models"], len(classes))
-        targets = numbers("FusionChooser: targets", values["targets"]).tolist()
+        targets = [int(t) if t == int(t) else t for t in numbers("FusionChooser: targets", values["targets"]).tolist()]
         draws = numbers("FusionChooser: draws", values["draws"], 3)
         where = numbers("FusionChooser: where", values["where"], 3)
         if draws.shape != (len(targets), 3, 3) or where.shape != (3, len(classes), 2):
