@@ -86,6 +86,10 @@ def damages(value, where: tuple = ()) -> Iterator[Damage]:
     elif isinstance(value, str):
         strings = ("empty", ""), ("unknown", "zebra"), ("long", "word " * 999)
         yield from (Damage(where, how, new) for how, new in strings)
+    elif isinstance(value, bytes):
+        cut, zeros = value[:len(value) // 2], bytes(len(value))
+        files = ("empty", b""), ("cut off", cut), ("unknown", b"zebra"), ("zeros", zeros)
+        yield from (Damage(where, how, new) for how, new in files)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         inside = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init]
     elif hasattr(value, "_fields"):

@@ -53,7 +53,7 @@ class Call(NamedTuple):
     "How to make a good call: `make()` gives the function and its arguments, new each time."
     name: str                                  # module.function, with words behind it if there are several
     make: Callable[[], tuple[Callable, dict]]
-    raises: tuple[type[Exception], ...] = ()   # besides ValueError; the docstring has to name them
+    raises: tuple[type[BaseException], ...] = ()  # besides ValueError; the docstring has to name them
     keep: tuple[str, ...] = ()                 # arguments that are not damaged
     swallows: tuple[str, ...] = ()             # arguments of which a NaN may rightly leave no trace
     takes: tuple[str, ...] = ()                # arguments that may be more than the signature says
@@ -201,7 +201,7 @@ def outcome(call: Call, function: Callable, arguments: dict, done: Sequence[Dama
     except Hangs:
         return "broken", f"not done after {SECONDS} s"
     except (SystemExit, KeyboardInterrupt) as error:
-        return "broken", f"{type(error).__name__}: {error}"
+        return "refused" if isinstance(error, call.raises) else "broken", f"{type(error).__name__}: {error}"
     except Exception as error:
         return _judged(call, function, error, done)
     if changed := [name for name, was in before.items() if name not in call.changes and not same(was, arguments[name])]:

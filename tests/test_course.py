@@ -1,4 +1,5 @@
 """Support modules: files, weights, records, figures and the command line."""
+import argparse
 import errno
 import json
 import pickle
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mmtutor.course import cli, figures, files, records, weights
+from mmtutor.course import cli, figures, files, interactive, jobs, records, report, watching, weights
 
 
 @pytest.fixture
@@ -96,7 +97,8 @@ def test_installed_package_is_found_without_importing_it(tmp_path):
     path, imported = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert path.endswith("einops/__init__.py") and imported == "False"
     assert files.installed_file(wheel, "einops/no_such_file") is None
-    assert files.installed_file(files.Wheel("no-such-package", "0", ""), "x") is None
+    for name in ("no-such-package", ""):
+        assert files.installed_file(files.Wheel(name, "0", ""), "x" * 999) is None
 
 
 # --- weights ---
@@ -295,6 +297,33 @@ def test_pictures_are_deterministic_and_described():
 def test_a_picture_without_alt_text_is_refused():
     with pytest.raises(ValueError, match="alt text is missing"):
         figures.Picture(b"", " ")
+    with pytest.raises(ValueError, match="0 bytes that begin with b'', None pixels wide: expected a PNG file"):
+        figures.Picture(b"", "one")
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("call, said", [
+    (lambda: figures.new(0, 1), "1 × 1 axes on 0 × 1 inches"), (lambda: figures.new(rows=0), "new: 0 × 1 axes"),
+    (lambda: figures.png(None, 0), "0 dots per inch, expected 10 to 600"),
+    (lambda: figures.heatmap(None, [1.0]), "heatmap: values .1,."),
+    (lambda: figures.heatmap(None, np.eye(2), rows="abc"), r"names \(3, 2\)"),
+    (lambda: figures.heatmap(None, np.eye(2), digits=-1), "-1 digits"),
+    (lambda: report.as_text({"head": ["a"], "rows": []}), "report: a table without title"),
+    (lambda: report.as_text({"title": "t", "head": ["a"], "rows": [["1", "2"]], "note": ""}), "a row of 2 cells"),
+    (lambda: report.learning_curves({}), "expected one run or more"),
+    (lambda: report.bars({"a": {"x": {"mean": 1.5, "sd": 0, "n": 3}}}, {"x": "x"}), "a mean and a standard deviation"),
+    (lambda: report.confusion([0, 1], [0], ["a", "b"]), r"truth \(2,\) and predictions \(1,\)"),
+    (lambda: report.confusion([-1], [0], ["a"]), "whole numbers, from 0 to 0"),
+    (lambda: report.examples([1], {"best": [[1]], "rank": {"x": [1]}}), "for each row its best names and its rank"),
+    (lambda: interactive.as_table("a", ["b"], [(1, 2)]), r"rows of \[2\] cells, expected 1"),
+    (lambda: interactive.source("zebra"), "there is no figure 'zebra', expected one of .*softmax.js"),
+    (lambda: jobs.find_work({"text": None, "module": "mmtutor.course.files", "name": "zebra"}), "no function 'zebra'"),
+    (lambda: watching.peak_mib("zebra"), "'zebra' is no device"), (lambda: watching.LivePlot(-1), "-1 seconds"),
+    (lambda: cli.dispatch(argparse.Namespace(command="zebra")), "no command 'zebra'"),
+])
+def test_what_support_cannot_do_is_refused(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
 
 
 # --- command line ---

@@ -79,3 +79,17 @@ def test_vocabulary_of_nothing_and_unknown():
     assert dates.SOURCE.encode([]).dtype == torch.long
     with pytest.raises(ValueError, match="unknown words .'mai'"):
         dates.SOURCE.encode([["may", "mai"]])
+
+
+@pytest.mark.bad_input
+def test_what_is_no_example_or_no_word_is_refused():
+    for count, phrasings in ((-1, dates.TRAINING), (10**9, dates.TRAINING), (1, ())):
+        with pytest.raises(ValueError, match="examples: .* expected 0 to 1,000,000 in 1 or more"):
+            dates.examples(count, phrasings, 0, held_out=False)
+    for numbers in (torch.tensor([-1]), torch.tensor([99]), torch.tensor([1.5]), torch.tensor([[1]])):
+        with pytest.raises(ValueError, match="expected one row of whole numbers from 0 to 13"):
+            dates.TARGET.decode(numbers)
+
+
+def test_a_word_that_is_a_sign_of_its_own_is_there_once():
+    assert dates.Vocabulary(["a", "", "<stop>"]).words == ("", "<start>", "<stop>", "a")

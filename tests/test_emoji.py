@@ -135,3 +135,23 @@ def test_espeak_stays_in_its_own_process():
             "maps = open('/proc/self/maps').read() if sys.platform == 'linux' else ''; "
             "sys.exit('espeakng_loader' in sys.modules or 'espeak' in maps)")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 36"/>'
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("make, said", [
+    (lambda: emoji.read_names(0), "limit is 0, expected 1 or more"),
+    (lambda: emoji.draw("zebra"), "draw: 'zebra' is no SVG drawing"),
+    (lambda: emoji.draw(SVG, "grey"), "style 'grey' of 96 pixels, expected colour or lines"),
+    (lambda: list(emoji.drawings([emoji.Emoji("zebra", "", "striped", "", "")])), "no drawing 'zebra' of 'striped'"),
+    (lambda: list(emoji.speak(["a\nb"], emoji.Voice("en-us", 160, 50))), "expected texts of one line each"),
+    (lambda: list(emoji.speak(["a"], emoji.Voice("en-us", 160, 100))), "a pitch from 0 to 99"),
+    (lambda: emoji.distances([b"zebra"]), "distances: a picture that cannot be read"),
+    (lambda: emoji.distances([emoji.draw(SVG), emoji.draw(SVG, size=48)]), "expected squares of one size"),
+    (lambda: emoji.distances([emoji.draw(SVG)], side=97), "a side of 97"),
+])
+def test_what_does_not_fit_is_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()

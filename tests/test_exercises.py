@@ -404,6 +404,9 @@ def test_quiz_answers_never_raise():
 
 
 def test_quiz_and_chapter_refuse_contradictions():
+    for odd in ({"minutes": 0}, {"tolerance": -1}, {"tolerance": math.nan}):
+        with pytest.raises(ValueError, match="Exercise centre: .* expected 1 or more, and 0 to 1"):
+            exercise(**odd)
     with pytest.raises(ValueError, match="Quiz q: expected exactly one right choice"):
         quiz(choices=(Choice("a", "b"),))
     with pytest.raises(ValueError, match="expected different names"):

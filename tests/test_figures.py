@@ -175,6 +175,15 @@ def test_axes_hold_words_patches_and_frames():
     (lambda: PositionExplorer(offset=48), "offset: 48 is out of range, expected -47 to 47"),
     (lambda: step("x", torch.zeros(2, 3), "batch token width"), "step 'x': expected 3 axes"),
     (lambda: BlockExplorer([step("y", torch.zeros(2, 3), "token width", adds="x")]), "adds 'x', which is no earlier"),
+    (lambda: BlockExplorer([{"name": "x"}]), "expected steps that are each made by `step`"),
+    (lambda: SoftmaxExplorer([[1.0], [1.0, 2.0]]), "expected numbers in rows of one length"),
+    (lambda: SoftmaxExplorer([1.0, 2.0], selected=0.5), "selected: 0.5 is out of range"),
+    (lambda: patches(np.zeros((4, 4, 2)), 1, 1), "an image (4, 4, 2) from 0 to 0: expected (height, width)"),
+    (lambda: patches(-np.ones((4, 4)), 1, 1), "from -1 to -1"),
+    (lambda: patches(np.ones((4, 4)), 0, 1), "patches: 0 × 1 of them, expected 1 to 224"),
+    (lambda: frames(-1, 0.1), "frames: -1 of 0.1 s each"),
+    (lambda: frames(1, float("nan")), "frames: 1 of nan s each"),
+    (lambda: axis_parts([{**patches(np.ones((4, 4)), 1, 2), "rows": 2}]), "axis_parts: 'patches' with kind, labels"),
 ])
 def test_what_cannot_be_drawn_is_refused(make, said):
     with pytest.raises(ValueError, match=re.escape(said)):

@@ -204,6 +204,24 @@ def test_what_does_not_fit_is_refused(given_, said):
         FusionChooser(**{"models": random_models()} | given_)
 
 
+@pytest.mark.bad_input
+def test_what_cannot_be_fused_or_shown_is_refused():
+    model, x, there = weights_of("gated"), world(), torch.ones(6, 3, dtype=torch.bool)
+    targets, draws = draw(2, 0)
+    for call, said in [
+            (lambda: fuse("sum", model, x, there), "'sum' of 6 classes"),
+            (lambda: fuse("average", model, x, there), "fuse: average of {'A': (3, 6, 3)"),
+            (lambda: fuse("gated", model, x, there[:1]), "present torch.bool (1, 3)"),
+            (lambda: fuse("gated", model, x, there & False), "of some item no modality is present"),
+            (lambda: observe(places(), targets, draws[:1], np.ones(3)), "draws (1, 3, 3)"),
+            (lambda: observe(places(), targets, draws, np.ones(1)), "noise (1,)"),
+            (lambda: observe(places(), targets - 6, draws, np.ones(3)), "expected whole numbers below 6"),
+            (lambda: fusion_chooser.shapes("gated", -1), "'gated' of -1 classes"),
+            (lambda: draw(-1, 0), "count -1 and seed 0"), (lambda: toy(batch=0), "1500 steps and batches of 0")]:
+        with pytest.raises(ValueError, match=re.escape(said)):
+            call()
+
+
 # In the browser
 
 @pytest.fixture(scope="module")

@@ -275,3 +275,23 @@ def test_half_a_surrogate_pair_is_written():
 def test_what_is_no_notebook_is_named(raw, text):
     with pytest.raises(ValueError, match=f"01.ipynb is no notebook that can be read .*{text}"):
         parse(raw, "01.ipynb")
+
+
+@pytest.mark.bad_input
+def test_what_is_no_notebook_is_refused():
+    one = book(cell("a", "1"), cell("b", "2"))
+    base, twice = shipped(one), book(cell("a", "1"), cell("a", "2"))
+    short = base | {"cells": [base["cells"][0][:2]]}
+    nameless = book({k: v for k, v in cell("a").items() if k != "source"})
+    for call, said in [
+            (lambda: dump({}), "dump: there is no 'cells'"), (lambda: dump(nameless), "dump: there is no 'source'"),
+            (lambda: written({}), "written: there is no 'cell_type'"),
+            (lambda: shipped({"cells": []}), "shipped: there is no 'metadata'"),
+            (lambda: title_of({}), "title_of: there is no 'source'"),
+            (lambda: merge(base, nameless, one, "2"), "merge: mine: there is no 'source'"),
+            (lambda: merge(base, one, {}, "2"), "merge: theirs: there is no 'cells'"),
+            (lambda: merge({}, one, one, "2"), "merge: base: there is no 'cells'"),
+            (lambda: merge(base, one, twice, "2"), "a course with an id for each cell"),
+            (lambda: merge(short, one, one, "2"), "a base made by `shipped`")]:
+        with pytest.raises(ValueError, match=said):
+            call()

@@ -156,6 +156,7 @@ def test_tables_and_values():
     ({"layers": [(3, 0)]}, "layer 0 has kernel 3, stride 0 and padding 'same'"),
     ({"layers": [(3, 1, 3)]}, "layer 0 has kernel 3, stride 1 and padding 3"),
     ({"layers": [(3, 1, "valid")]}, "padding 'valid': expected 1 to 64, 1 to 64, and 'same' or 0 to kernel − 1"),
+    ({"layers": [(3,)]}, "layer 0 is (3,): expected ([name,] kernel, stride[, padding])"),
     ({"layers": [(64, 1, 0)]}, "layer 0 with kernel 64 has no place in 48 × 64"),
     ({"layers": DEEP, "layer": 3}, "layer: 3 is out of range, expected 0 to 2"),
     ({"layers": DEEP, "layer": 2, "row": 10}, "row: 10 is out of range, expected 0 to 9"),
@@ -163,6 +164,13 @@ def test_tables_and_values():
 def test_what_cannot_be_drawn_is_refused(given_, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         PatchExplorer(**{"picture": picture()} | given_)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("call", [(3, 0, 0), (-1, 0, 0), (0, 99, 0), (0, 0, 2)])
+def test_a_place_that_is_not_there_sees_nothing(call):
+    with pytest.raises(ValueError, match="is out of range"):
+        field(as_layers(DEEP, 48, 64), *call)
 
 
 # In the browser

@@ -177,6 +177,7 @@ def test_values_and_tables():
     ({"temperature": float("nan")}, "temperature is nan"),
     ({"bias": 1}, "bias is 1, expected -20 to 0"),
     ({"same": [(0, 3)]}, "same: 3 is out of range, expected 0 to 2"),
+    ({"same": [(1,)]}, "same: (1,) is no pair of items"),
     ({"same": [(1, 1)]}, "item 1 is marked as the same as itself"),
     ({"row": 3}, "row: 3 is out of range, expected 0 to 2"),
     ({"column": -1}, "column: -1 is out of range"),
@@ -184,6 +185,17 @@ def test_values_and_tables():
 def test_what_is_no_table_of_cosines_is_refused(given_, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         SimilarityExplorer(**{"similarity": np.eye(3)} | given_)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("given_, said", [
+    ({"similarity": np.ones((2, 1))}, "cosines (2, 1)"), ({"similarity": np.ones((1, 2))}, "cosines (1, 2)"),
+    ({"out": np.zeros((1, 2), bool)}, "left out bool (1, 2)"), ({"out": np.eye(2) > 0}, "no pair of the diagonal"),
+    ({"loss": "triplet"}, "loss 'triplet'"), ({"temperature": 0}, "at temperature 0"),
+])
+def test_what_is_no_table_has_no_loss(given_, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        contrast(**{"similarity": np.eye(2)} | given_)
 
 
 # In the browser

@@ -100,6 +100,15 @@ def test_what_cannot_be_drawn_is_refused(given_, said):
         SpectrogramExplorer(**{"sound": sound()} | given_)
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize("place, value", [(0, []), (2, 1), (3, 0), (3, -1), (4, -1), (1, 0)])
+def test_what_has_no_levels_is_refused(place, value):
+    given_ = [np.zeros(100), 8000, 16, 8, 4]
+    given_[place] = value
+    with pytest.raises(ValueError, match="decibels: |triangles: "):
+        spectrogram_explorer.decibels(*given_)
+
+
 # In the browser
 
 @pytest.fixture(scope="module")

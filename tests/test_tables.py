@@ -39,6 +39,13 @@ def test_a_cut_table_is_not_whole(tmp_path, cut):
     assert not is_whole(path, 700)
 
 
+@pytest.mark.bad_input
+def test_a_table_that_is_no_table_is_not_opened(tmp_path):
+    (tmp_path / "words.arrow").write_bytes(b"zebra")
+    with pytest.raises(ValueError, match="words.arrow is no whole Arrow file"):
+        open_part(tmp_path / "words.arrow")
+
+
 def test_no_file_is_not_whole(tmp_path):
     assert not is_whole(tmp_path / "words.arrow", 0)
 
@@ -71,8 +78,10 @@ def test_the_folder_and_the_file_name_the_fingerprint(tmp_path):
 
 @pytest.mark.bad_input
 def test_a_missing_column_is_an_error(tmp_path):
-    with pytest.raises(KeyError, match="place"):
-        write_part(tmp_path / "words.arrow", {"word": ["one"]}, features())
+    path = tmp_path / "words.arrow"
+    for more in ({}, {"place": [1], "more": [1]}, {"place": [1, 2]}):
+        with pytest.raises(ValueError, match="write_part: columns .*expected word, place, all of one length"):
+            write_part(path, {"word": ["one"]} | more, features())
     assert not list(tmp_path.iterdir())
 
 

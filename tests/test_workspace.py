@@ -303,3 +303,12 @@ def test_the_real_course_and_the_commands(tmp_path, monkeypatch, capsys):
     (tmp_path / "my-course" / ".mmtutor" / "manifest.json").write_text("")
     assert cli.main(["update"]) == 1 and "cannot be read" in capsys.readouterr().err
     assert "cannot be read" in cli.copy_report()[0][1] and not cli.copy_report()[0][0]
+
+
+@pytest.mark.bad_input
+def test_a_version_that_is_none_and_a_manifest_that_is_none_are_refused(mine, course):
+    start(mine, course("1", one=ONE), "1.0")
+    with pytest.raises(ValueError, match="'zebra' is no version, expected one such as 1.0"):
+        update(mine, course("2", one=ONE), "zebra")
+    with pytest.raises(ValueError, match="KeyError: 'files'"):
+        workspace.plan(mine, course("2", one=ONE), {"format": 1, "version": "1", "notebooks": {}}, "2.0")

@@ -8,6 +8,7 @@ __all__ = ['patches', 'frames', 'picture_url', 'axis_parts', 'unpacked', 'Attent
 # %% ../../nbs/course/attention_explorer.ipynb #0d633d2b
 import base64
 import io
+import math
 
 import numpy as np
 
@@ -21,8 +22,14 @@ def patches(image, rows: int, columns: int) -> dict:
     `image`: a PIL image, or an array or tensor (height, width[, 3]) of bytes or of numbers from 0 to 1.
     """
     from PIL import Image
+    if not (1 <= rows <= 224 and 1 <= columns <= 224):
+        raise ValueError(f"patches: {rows} × {columns} of them, expected 1 to 224 each way")
     if not isinstance(image, Image.Image):
         values = numbers("patches: image", image, dimensions=np.ndim(image))
+        least, most = values.min(), values.max()
+        if values.ndim not in (2, 3) or values.shape[2:] not in ((), (3,)) or not 0 <= least <= most <= 255:
+            raise ValueError(f"patches: an image {values.shape} from {least:.3g} to {most:.3g}: expected (height, "
+                             "width) or (height, width, 3), from 0 to 1 or to 255")
         image = Image.fromarray((values * (255 if values.max() <= 1 else 1)).round().astype(np.uint8))
     image = image.convert("RGB")
     image.thumbnail((224, 224))
@@ -36,6 +43,8 @@ def frames(count: int, seconds: float, spectrogram=None) -> dict:
 
     `spectrogram` (bands, time), the lowest band first, is drawn behind them.
     """
+    if not (1 <= count <= 200_000 and 0 < seconds < float("inf")):
+        raise ValueError(f"frames: {count} of {seconds} s each, expected 1 to 200,000 and more than 0 s")
     part = {"kind": "frames", "labels": [f"{i * seconds:.2f} s" for i in range(count)]}
     if spectrogram is None:
         return part
@@ -58,6 +67,11 @@ def axis_parts(axis) -> list[dict]:
     parts = []
     for item in [axis] if isinstance(axis, dict) else axis:
         if isinstance(item, dict):
+            sizes = item.get("rows", 0) * item.get("columns", 0), len(item.get("labels", ()))
+            if item.get("kind") not in ("tokens", "frames", "patches") or "labels" not in item or (
+                    item["kind"] == "patches" and (sizes[0] != sizes[1] or "image" not in item)):
+                raise ValueError(f"axis_parts: {item.get('kind')!r} with {', '.join(item)}: expected words, and what "
+                                 "`patches` and `frames` give")
             parts.append(item)
         elif parts and parts[-1]["kind"] == "tokens":
             parts[-1] = {"kind": "tokens", "labels": [*parts[-1]["labels"], str(item)]}
@@ -68,6 +82,8 @@ def axis_parts(axis) -> list[dict]:
 # %% ../../nbs/course/attention_explorer.ipynb #d4a2788d
 def unpacked(packed: list[int], shape: list[int]) -> np.ndarray:
     "Weights as they travel to the browser, whole ten-thousandths, as an array again."
+    if math.prod(shape) != len(packed) or min(shape, default=0) < 0:
+        raise ValueError(f"unpacked: {len(packed)} weights of shape {shape}")
     return np.reshape(packed, shape) / 1e4
 
 

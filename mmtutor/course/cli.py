@@ -174,7 +174,7 @@ def lab(folder: Path | None = None, browser: bool = True) -> int:
 
 # %% ../../nbs/course/cli.ipynb #26715be1
 def parser() -> argparse.ArgumentParser:
-    "The command line as argparse sees it."
+    "The command line as argparse sees it. It ends with SystemExit for words that it does not know."
     top = argparse.ArgumentParser(prog="mmtutor", description=mmtutor.__doc__)
     top.add_argument("--version", action="version", version=f"mmtutor {mmtutor.__version__}")
     commands = top.add_subparsers(dest="command", required=True)
@@ -238,6 +238,8 @@ def dispatch(args: argparse.Namespace) -> int:
         finder = inference.load_finder(args.folder)
         print(finder.ask(text=args.text, picture=args.picture, sound=args.sound, top=args.top))
         return 0
+    if args.command != "data":
+        raise ValueError(f"dispatch: there is no command {args.command[:20]!r}")
     from mmtutor import data
     if args.step == "build":
         print(f"the embedded data are in {data.build()}")
@@ -250,7 +252,10 @@ def dispatch(args: argparse.Namespace) -> int:
 
 # %% ../../nbs/course/cli.ipynb #23c3c8d0
 def main(words: Sequence[str] | None = None) -> int:
-    "The `mmtutor` command: 0 when all went well, 1 with one line on stderr when not, 130 after Ctrl-C."
+    """The `mmtutor` command: 0 when all went well, 1 with one line on stderr when not, 130 after Ctrl-C.
+
+    For words that it does not know argparse says how to use it, and ends with SystemExit.
+    """
     args = parser().parse_args(words)
     try:
         return dispatch(args)

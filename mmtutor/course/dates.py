@@ -110,6 +110,8 @@ def examples(
     held_out: bool,  # days kept for testing, or the others
 ) -> list[Example]:
     "Random days in random phrasings; the same seed gives the same list."
+    if not 0 <= count <= 1_000_000 or not phrasings:
+        raise ValueError(f"examples: {count} days in {len(phrasings)} phrasings, expected 0 to 1,000,000 in 1 or more")
     generator, found = random.Random(seed), []
     while len(found) < count:
         day = datetime.date.fromordinal(generator.randint(_FIRST, _LAST))
@@ -128,7 +130,7 @@ class Vocabulary:
     "Numbers for words. 0 is padding, 1 the start and 2 the end of what is written."
 
     def __init__(self, words: Iterable[str]):
-        self.words = ("", "<start>", "<stop>", *sorted(set(words)))
+        self.words = ("", "<start>", "<stop>", *sorted(set(words) - {"", "<start>", "<stop>"}))
         self.numbers = {word: i for i, word in enumerate(self.words)}
 
     def __len__(self) -> int:
@@ -144,7 +146,11 @@ class Vocabulary:
         return torch.tensor(rows, dtype=torch.long).reshape(len(rows), longest)
 
     def decode(self, numbers: Int[Tensor, "tokens"]) -> list[str]:
-        "The words, up to the stop."
+        "The words, up to the stop. Raises ValueError for numbers that are no words."
+        known = numbers.ndim == 1 and numbers.dtype in (torch.int32, torch.int64)
+        if not known or not all(0 <= i < len(self) for i in numbers.tolist()):
+            raise ValueError(f"Vocabulary: numbers {numbers.dtype} {tuple(numbers.shape)} to decode, expected one row "
+                             f"of whole numbers from 0 to {len(self) - 1}")
         words = [self.words[i] for i in numbers.tolist()]
         return [word for word in words[:words.index("<stop>") if "<stop>" in words else None] if word]
 

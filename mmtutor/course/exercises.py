@@ -55,6 +55,11 @@ class Exercise:
     remark: str = ""                         # shown below the solution
     _given: int = field(default=0, init=False, repr=False)
 
+    def __post_init__(self):
+        if self.minutes < 1 or not 0 <= self.tolerance <= 1:
+            raise ValueError(f"Exercise {self.name}: {self.minutes} minutes and a tolerance of {self.tolerance}, "
+                             "expected 1 or more, and 0 to 1")
+
     @property
     def key(self) -> str:
         return f"{self.chapter}.{self.name}"

@@ -30,12 +30,16 @@ STYLE = {
 # %% ../../nbs/course/figures.ipynb #2681dfb0
 def new(width: float = 6, height: float = 3, rows: int = 1, columns: int = 1, **more):
     "A figure of `width` × `height` inches and its axes, in the style of the course."
+    if not all(0 < n <= 100 for n in (width, height, rows, columns)):
+        raise ValueError(f"new: {rows} × {columns} axes on {width} × {height} inches, expected up to 100 of each")
     with plt.rc_context(STYLE):
         return plt.subplots(rows, columns, figsize=(width, height), **more)
 
 
 def png(figure, dpi: int = 130) -> bytes:
     "The figure as the bytes of a PNG file; the same figure gives the same bytes."
+    if not 10 <= dpi <= 600:
+        raise ValueError(f"png: {dpi} dots per inch, expected 10 to 600")
     buffer = io.BytesIO()
     with plt.rc_context(STYLE):
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
@@ -49,6 +53,9 @@ class Picture:
     def __init__(self, data: bytes, alt: str, caption: str = "", width: int | None = None):
         if not alt.strip():
             raise ValueError("Picture: alt text is missing; say what the picture shows")
+        if data[:4] != b"\x89PNG" or (width is not None and not 1 <= width <= 10_000):
+            raise ValueError(f"Picture: {len(data)} bytes that begin with {data[:4]!r}, {width} pixels wide: expected "
+                             "a PNG file, 1 to 10,000 wide")
         self.data, self.alt, self.caption, self.width = data, alt, caption, width
 
     def _repr_html_(self) -> str:
@@ -70,6 +77,10 @@ def show(figure, alt: str, caption: str = "", dpi: int = 130) -> Picture:
 def heatmap(axes, values, rows=None, columns=None, digits: int = 2, **more):
     "Draw `values` (rows × columns) as colours with the number written into each cell."
     values = np.asarray(values, dtype=float)
+    names = tuple(size if given is None else len(given) for given, size in zip((rows, columns), values.shape))
+    if values.ndim != 2 or not values.size or names != values.shape or not 0 <= digits <= 9:
+        raise ValueError(f"heatmap: values {values.shape}, names {names} and {digits} digits: expected rows × columns, "
+                         "a name for each, and 0 to 9")
     image = axes.imshow(values, cmap="cividis", aspect="auto", **more)
     axes.set_yticks(range(values.shape[0]), rows if rows is not None else range(values.shape[0]))
     axes.set_xticks(range(values.shape[1]), columns if columns is not None else range(values.shape[1]))

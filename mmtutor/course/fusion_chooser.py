@@ -29,6 +29,8 @@ def places() -> np.ndarray:
 
 def draw(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     "Classes (count,) and draws (count, 3, 3): two standard normal numbers and a background, to be scaled by the noise."
+    if count < 0 or seed < 0:
+        raise ValueError(f"draw: count {count} and seed {seed}, expected 0 or more")
     rng = np.random.default_rng(seed)
     targets, normal = rng.integers(len(CLASSES), size=count), rng.normal(size=(count, 3, 6))
     background = np.sqrt((normal[..., 2:] ** 2).mean(-1, keepdims=True))
@@ -37,7 +39,15 @@ def draw(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def observe(where: np.ndarray, targets: np.ndarray, draws: np.ndarray, noise: np.ndarray) -> np.ndarray:
     "What the three modalities show, (items, 3, 3): a point and a background; `noise` is (3,) or (items, 3)."
-    x = np.asarray(noise, dtype=float)[..., None] * draws
+    where, targets, draws, noise = np.asarray(where), np.asarray(targets), np.asarray(draws), np.asarray(noise, float)
+    items, classes = targets.size, where.shape[1] if where.ndim == 3 else 0
+    if (where.shape, targets.shape, draws.shape) != ((3, classes, 2), (items,), (items, 3, 3)) or (
+            noise.shape not in ((3,), (items, 3))):
+        raise ValueError(f"observe: where {where.shape}, targets {targets.shape}, draws {draws.shape} and noise "
+                         f"{noise.shape}: expected (3, classes, 2), (items,), (items, 3, 3), and (3,) or (items, 3)")
+    if targets.dtype.kind not in "iu" or items and not 0 <= targets.min() <= targets.max() < classes:
+        raise ValueError(f"observe: targets {targets.dtype} {targets[:5]}, expected whole numbers below {classes}")
+    x = noise[..., None] * draws
     x[..., :2] += np.moveaxis(where[:, targets], 0, 1)
     return x
 
@@ -55,6 +65,15 @@ def fuse(
 
     Source of the gate: Arevalo et al. 2017, arXiv:1702.01992, with one gate per modality.
     """
+    last = {name: (0, *w.shape)[-1] for name, w in model.items()}
+    wanted = shapes(kind, *(last.get(name, 0) for name in "caq"))
+    if {name: tuple(w.shape) for name, w in model.items()} != wanted or x.shape[1:] != (3, 3) or (
+            present.shape != x.shape[:2] or present.dtype != torch.bool or present.device != x.device):
+        found = {name: tuple(w.shape) for name, w in model.items()}
+        raise ValueError(f"fuse: {kind} of {found} on x {tuple(x.shape)} and present {present.dtype} "
+                         f"{tuple(present.shape)}: expected {wanted}, (items, 3, 3) and bool (items, 3), on one device")
+    if not present.any(1).all():
+        raise ValueError("fuse: of some item no modality is present; expected one or more")
     h = torch.relu(torch.einsum("mij,bmj->bmi", model["A"], x) + model["a"])
     if kind == "average":
         p = (torch.einsum("mki,bmi->bmk", model["C"], h) + model["c"]).softmax(-1)
@@ -73,6 +92,9 @@ def fuse(
 
 def shapes(kind: str, classes: int = len(CLASSES), hidden: int = 6, keys: int = 4) -> dict[str, tuple[int, ...]]:
     "The names and shapes of the weights of a fusion."
+    if kind not in KINDS or min(classes, hidden, keys) < 0:
+        raise ValueError(f"shapes: {kind!r} of {classes} classes, width {hidden} and {keys} keys: expected one of "
+                         f"{', '.join(KINDS)}, and no size below 0")
     rest = {"concatenation": {"absent": (3, hidden), "C": (classes, 3 * hidden), "c": (classes,)},
             "gated": {"absent": (3, hidden), "G": (3, 3 * hidden), "g": (3,), "C": (classes, hidden), "c": (classes,)},
             "average": {"C": (3, classes, hidden), "c": (3, classes)},
@@ -82,6 +104,8 @@ def shapes(kind: str, classes: int = len(CLASSES), hidden: int = 6, keys: int = 
 # %% ../../nbs/course/fusion_chooser.ipynb #d5d843c2
 def toy(seed: int = 0, steps: int = 1500, batch: int = 256) -> dict[str, dict[str, torch.Tensor]]:
     "The four fusions, trained; their weights in float64, rounded to three digits."
+    if seed < 0 or steps < 1 or batch < 1:
+        raise ValueError(f"toy: seed {seed}, {steps} steps and batches of {batch}: expected 0, 1 and 1 or more")
     generator = torch.Generator().manual_seed(seed)
     models = {kind: {name: torch.randn(shape, generator=generator, dtype=torch.float64) / max(1, shape[-1]) ** 0.5
                      for name, shape in shapes(kind).items()} for kind in KINDS}
@@ -149,7 +173,8 @@ class FusionChooser(Interactive):
     def checked(self, values: dict) -> dict:
         classes = [str(c) for c in values["classes"]]
         models = as_models(values["models"], len(classes))
-        targets, draws = [int(t) for t in values["targets"]], numbers("FusionChooser: draws", values["draws"], 3)
+        targets = [int(t) if t == int(t) else t for t in numbers("FusionChooser: targets", values["targets"]).tolist()]
+        draws = numbers("FusionChooser: draws", values["draws"], 3)
         where = numbers("FusionChooser: where", values["where"], 3)
         if draws.shape != (len(targets), 3, 3) or where.shape != (3, len(classes), 2):
             raise ValueError(f"FusionChooser: {len(targets)} targets, draws {draws.shape} and places {where.shape}: "

@@ -23,6 +23,8 @@ SECONDS = 4.0   # of a sound
 
 def to_mulaw(samples: np.ndarray) -> bytes:
     "A byte for each sample within ±1: fine steps for what is quiet, coarse ones for what is loud (as in ITU-T G.711)."
+    if not (np.abs(samples) <= 1).all():
+        raise ValueError(f"to_mulaw: samples up to {np.abs(samples).max():.3g}, expected them within ±1")
     bent = np.sign(samples) * np.log1p(255 * np.abs(samples)) / np.log(256)
     return np.round(128 + 127 * bent).astype(np.uint8).tobytes()  # silence is 128
 
@@ -87,6 +89,15 @@ def item(
     return found
 
 # %% ../../nbs/course/gallery.ipynb #98ca2d16
+def _is_packed(one: dict) -> bool:
+    "Whether this can be what `item` gives."
+    try:
+        return (set(one) == set(item("x")) and one["picture"][:22] in ("", "data:image/png;base64,")
+                and 0 <= one["seconds"] <= SECONDS and base64.b64decode(one["sound"], validate=True) is not None)
+    except (TypeError, ValueError):
+        return False
+
+
 class Gallery(Interactive):
     """Items (see `item`) to look at and to hear. `group` shows those of one group, "" all; `selected` is the large one.
 
@@ -101,8 +112,7 @@ class Gallery(Interactive):
 
     def checked(self, values: dict) -> dict:
         items, group = list(values["items"]), values["group"]
-        keys = set(item("x"))
-        if not 0 < len(items) <= self.MOST or any(not isinstance(i, dict) or set(i) != keys for i in items):
+        if not 0 < len(items) <= self.MOST or not all(map(_is_packed, items)):
             raise ValueError(f"Gallery: {len(items)} items; expected 1 to {self.MOST}, each made by `item`")
         known = list(dict.fromkeys(i["group"] for i in items if i["group"]))
         if group and group not in known:

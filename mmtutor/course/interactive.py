@@ -94,11 +94,18 @@ class Interactive:
 # %% ../../nbs/course/interactive.ipynb #ee072fc1
 def source(module: str) -> str:
     "The JavaScript of a figure."
-    return (resources.files("mmtutor.course") / "widgets" / f"{module}.js").read_text(encoding="utf-8")
+    folder = resources.files("mmtutor.course") / "widgets"
+    if f"{module}.js" not in (known := sorted(file.name for file in folder.iterdir())):
+        raise ValueError(f"source: there is no figure {module[:20]!r}, expected one of {', '.join(known)}")
+    return (folder / f"{module}.js").read_text(encoding="utf-8")
 
 
 def as_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence]) -> str:
     "An HTML table; the first cell of a row is its header."
+    if not heads or any(len(row) != len(heads) for row in rows):
+        raise ValueError(f"as_table: rows of {sorted({len(row) for row in rows})} cells, expected {len(heads)}, "
+                         "as many as there are heads")
+
     def cell(tag: str, value, scope: str = "") -> str:
         return f"<{tag}{scope}>{html.escape(str(value))}</{tag}>"
     top = "".join(cell("th", h, ' scope="col"') for h in heads)
@@ -110,7 +117,10 @@ def as_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence]) -> st
 def numbers(name: str, values, dimensions: int = 1) -> np.ndarray:
     "A list, array or tensor as finite float64. Raises ValueError that names the figure and the shape."
     values = values.detach().cpu().numpy() if hasattr(values, "detach") else values
-    array = np.asarray(values, dtype=float)
+    try:
+        array = np.asarray(values, dtype=float)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: expected numbers in rows of one length ({error})") from error
     if array.ndim != dimensions or not array.size:
         raise ValueError(f"{name}: expected {dimensions} axes that are not empty, got shape {array.shape}")
     if not np.isfinite(array).all():
@@ -120,7 +130,7 @@ def numbers(name: str, values, dimensions: int = 1) -> np.ndarray:
 
 def chosen(name: str, index, size: int, least: int = 0) -> int:
     "An index that lies in its range. Raises ValueError otherwise."
-    if not least <= int(index) < size:
+    if index not in range(least, size):
         raise ValueError(f"{name}: {index} is out of range, expected {least} to {size - 1}")
     return int(index)
 
@@ -243,6 +253,9 @@ class BlockExplorer(Interactive):
         super().__init__(steps=list(steps), step=step)
 
     def checked(self, values: dict) -> dict:
+        keys = set(step("x", np.eye(1), "a b"))
+        if any(set(one) != keys or len(one["shape"]) != len(one["axes"]) for one in values["steps"]):
+            raise ValueError("BlockExplorer: expected steps that are each made by `step`")
         names, steps = [s["name"] for s in values["steps"]], []
         for place, one in enumerate(values["steps"]):
             adds = [one["adds"]] if isinstance(one["adds"], str) and one["adds"] else list(one["adds"])

@@ -100,11 +100,16 @@ def find_work(job: dict) -> Callable:
         exec(compile(job["text"], f"<{job['name']}>", "exec"), space)
         return space[job["name"]]
     if job["module"].startswith("mmtutor."):
-        return getattr(import_module(job["module"]), job["name"])
-    name = job["module"].replace("__main__", "__mp_main__")  # its guarded part is not for the ranks
-    spec = util.spec_from_file_location(name, job["file"])
-    module = sys.modules[name] = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+        module = import_module(job["module"])
+    else:
+        name = job["module"].replace("__main__", "__mp_main__")  # its guarded part is not for the ranks
+        spec = util.spec_from_file_location(name, job["file"])
+        if spec is None:
+            raise ValueError(f"find_work: the module {name[:40]!r} has no file of Python, but {job['file']}")
+        module = sys.modules[name] = util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    if not hasattr(module, job["name"]):
+        raise ValueError(f"find_work: the module {job['module']} has no function {job['name'][:40]!r}")
     return getattr(module, job["name"])
 
 

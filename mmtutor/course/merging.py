@@ -28,8 +28,16 @@ def parse(raw: bytes, name: str) -> dict:
         raise ValueError(f"{name} is no notebook that can be read ({reason})") from error
 
 
+def _expect(what: str, found: dict, *keys: str, cells: tuple[str, ...] = ()) -> None:
+    "ValueError that names what is missing in a notebook or a cell, if `parse` did not make it."
+    for one, names in [(found, keys), *((cell, cells) for cell in (found.get("cells", ()) if cells else ()))]:
+        if missing := [name for name in names if name not in one]:
+            raise ValueError(f"{what}: there is no {missing[0]!r} in {list(one)[:6]}, expected what `parse` gives")
+
+
 def dump(notebook: dict) -> bytes:
     "The notebook as the bytes that Jupyter itself would write."
+    _expect("dump", notebook, "cells", cells=("source",))
     cells = [{**cell, "source": cell["source"].splitlines(keepends=True)} for cell in notebook["cells"]]
     form = {"indent": 1, "sort_keys": True}
     try:
@@ -45,6 +53,7 @@ def _hash(value: object) -> str:
 
 def written(cell: dict) -> str:
     "The fingerprint of what is written in a cell: kind, text, pasted pictures."
+    _expect("written", cell, "cell_type", "source")
     return _hash([cell["cell_type"], cell["source"], cell.get("attachments") or {}])
 
 
@@ -58,6 +67,7 @@ def results(cell: dict) -> str:
 
 def shipped(notebook: dict) -> dict:
     "All that has to be remembered of a notebook to recognise later what was changed in it."
+    _expect("shipped", notebook, "cells", "metadata", cells=("id",))
     cells = [[cell["id"], written(cell), results(cell)] for cell in notebook["cells"]]
     return {"metadata": _hash(notebook["metadata"]), "cells": cells}
 
@@ -84,6 +94,7 @@ def _named(cells: list[dict], base: dict) -> dict[str, dict]:
 # %% ../../nbs/course/merging.ipynb #b0a12aad
 def title_of(cell: dict) -> str:
     "The first line of a cell that says something, for a report."
+    _expect("title_of", cell, "source")
     lines = [line.strip() for line in cell["source"].splitlines()]
     said = next((line for line in lines if line and not line.startswith("#|")), "an empty cell")
     return said if len(said) <= 60 else said[:59] + "…"
@@ -136,6 +147,12 @@ def merge(
     version: str,   # of the course, for the notes
 ) -> Merged:
     "One notebook of both. Every text that differs from what was shipped is in it."
+    for what, one in (("mine", mine), ("theirs", theirs)):
+        _expect(f"merge: {what}", one, "cells", "metadata", cells=("cell_type", "source", "metadata"))
+    _expect("merge: base", base, "cells", "metadata")
+    ids = [cell.get("id") for cell in theirs["cells"]]
+    if None in ids or len(set(ids)) < len(ids) or any(len(cell) != 3 for cell in base["cells"]):
+        raise ValueError("merge: expected a course with an id for each cell, and a base made by `shipped`")
     before = {id: (text, outputs) for id, text, outputs in base["cells"]}
     ours, new = _named(mine["cells"], base), {c["id"]: c for c in theirs["cells"]}
     done, cells, notes = Merged({}), {}, {}

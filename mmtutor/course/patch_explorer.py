@@ -26,7 +26,10 @@ def as_layers(layers: Sequence, height: int, width: int) -> list[dict]:
     for i, layer in enumerate(layers):
         if isinstance(layer, dict):
             layer = [layer[n] for n in ("name", "kernel", "stride", "padding")]
-        *name, kernel, stride = layer[:3] if isinstance(layer[0], str) else layer[:2]
+        first = 1 + isinstance(layer[0], str) if layer else 0
+        if not first + 1 <= len(layer) <= first + 2:
+            raise ValueError(f"PatchExplorer: layer {i} is {layer!r}: expected ([name,] kernel, stride[, padding])")
+        *name, kernel, stride = layer[:first + 1]
         padding = (layer[len(name) + 2:] or ["same"])[0]
         if not 1 <= kernel <= 64 or not 1 <= stride <= 64 or padding not in ("same", *range(kernel)):
             raise ValueError(f"PatchExplorer: layer {i} has kernel {kernel}, stride {stride} and padding {padding!r}: "
@@ -51,6 +54,10 @@ def field(layers: Sequence[dict], layer: int, place: int, axis: int) -> tuple[in
 
     Source: Araujo, Norris and Sim 2019, Distill, doi:10.23915/distill.00021.
     """
+    if any(not {"kernel", "stride", "pad", "size"} <= one.keys() for one in layers):
+        raise ValueError("field: expected layers as `as_layers` gives them")
+    layer, axis = chosen("field: layer", layer, len(layers)), chosen("field: axis", axis, 2)
+    place = chosen("field: place", place, layers[layer]["size"][axis])
     start, size, jump = 0, 1, 1
     for one in layers[:layer + 1]:
         start -= one["pad"][axis] * jump
@@ -61,6 +68,8 @@ def field(layers: Sequence[dict], layer: int, place: int, axis: int) -> tuple[in
 # %% ../../nbs/course/patch_explorer.ipynb #59316035
 def patch_sizes(height: int, width: int) -> list[int]:
     "The patches that divide a picture into at most 256 tokens."
+    if not (1 <= height <= 512 and 1 <= width <= 512):
+        raise ValueError(f"patch_sizes: a picture of {height} × {width}, expected sides from 1 to 512")
     return [p for p in range(2, min(height, width) + 1)
             if height % p == width % p == 0 and height // p * (width // p) <= 256]
 

@@ -18,8 +18,18 @@ from .files import atomically
 from .records import show
 
 # %% ../../nbs/course/report.ipynb #979d2923
+def _check_table(table: Mapping) -> None:
+    "ValueError for a table that lacks a part, or has a row that is longer than its head."
+    if missing := [part for part in ("title", "head", "rows", "note") if part not in table]:
+        raise ValueError(f"report: a table without {missing[0]}, it has {', '.join(table) or 'nothing'}")
+    if longest := [row for row in table["rows"] if len(row) > len(table["head"])]:
+        raise ValueError(f"report: {table['title']}: a row of {len(longest[0])} cells, expected {len(table['head'])}, "
+                         "as the head has, or fewer")
+
+
 def as_text(table: Mapping) -> str:
     "A table for the terminal."
+    _check_table(table)
     rows = [table["head"], *table["rows"]]
     rows = [row + [""] * (len(table["head"]) - len(row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(table["head"]))]
@@ -29,6 +39,8 @@ def as_text(table: Mapping) -> str:
 # %% ../../nbs/course/report.ipynb #ab4946bf
 def learning_curves(runs: Mapping[str, dict]) -> figures.Picture:
     "Training loss by epoch: a line for each run, a colour for each kind of run (its name without the seed)."
+    if not runs or not all("losses" in run for run in runs.values()):
+        raise ValueError(f"learning_curves: expected one run or more, each with its losses; got {list(runs)}")
     figure, axes = figures.new(7, 3.2)
     kinds = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in runs))
     for name, run in runs.items():
@@ -43,6 +55,10 @@ def learning_curves(runs: Mapping[str, dict]) -> figures.Picture:
 
 def bars(results: Mapping[str, Mapping[str, dict]], keys: Mapping[str, str]) -> figures.Picture:
     "The figures `keys` of every kind of run side by side, with their spread over seeds."
+    found = [f.get(k, {}) for f in results.values() for k in keys]
+    if not found or not all("n" in f and 0 <= f.get("mean", -1) <= 1 and 0 <= f.get("sd", -1) <= 1 for f in found):
+        raise ValueError(f"bars: {', '.join(keys) or 'nothing'} of {', '.join(results) or 'nothing'}: expected of each "
+                         "a mean and a standard deviation from 0 to 1, and n")
     figure, axes = figures.new(8, 3.4)
     width = 0.8 / max(1, len(results))
     for i, (name, found) in enumerate(results.items()):
@@ -59,8 +75,14 @@ def bars(results: Mapping[str, Mapping[str, dict]], keys: Mapping[str, str]) -> 
 
 def confusion(truth, predicted, names) -> figures.Picture:
     "How often group i was taken for group j."
+    truth, predicted = np.asarray(truth), np.asarray(predicted)
+    both = np.append(truth, predicted)
+    if truth.shape != predicted.shape or truth.ndim != 1 or both.dtype.kind not in "iu" or not (
+            0 <= both.min() <= both.max() < len(names)):
+        raise ValueError(f"confusion: truth {truth.shape} and predictions {predicted.shape} of {both.dtype}: expected "
+                         f"as many whole numbers, from 0 to {len(names) - 1}")
     table = np.zeros((len(names), len(names)), int)
-    np.add.at(table, (np.asarray(truth), np.asarray(predicted)), 1)
+    np.add.at(table, (truth, predicted), 1)
     figure, axes = figures.new(6.5, 4.2)
     figures.heatmap(axes, table, rows=names, columns=names, digits=0)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
@@ -77,6 +99,11 @@ def data_url(kind: str, content: bytes) -> str:
 
 def examples(rows, run: Mapping[str, dict], count: int = 12) -> list[dict]:
     "Evenly spaced items of the test set with the names that the model `run` found for them."
+    found = [run.get("best", ()), *run.get("rank", {}).values()]
+    if count < 0 or len(found) < 2 or any(len(one) != len(rows) for one in found) or not all(
+            0 <= j < len(rows) for best in found[0] for j in best):
+        raise ValueError(f"examples: {count} of {len(rows)} rows with {[len(one) for one in found]} answers and ranks: "
+                         "expected 0 or more, and for each row its best names and its rank")
     chosen = np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int)).tolist()
     names = list(rows["text"])
     return [{"name": names[i], "picture": data_url("image/png", rows[i]["picture"]["bytes"]),
@@ -139,7 +166,11 @@ def write_report(
     provenance: Mapping[str, object],
 ) -> Path:
     "Write the report in one piece and return its path."
-    shown = next((name for name in runs if "decoder" in name), next(iter(runs)))
+    for table in tables:
+        _check_table(table)
+    shown = next((name for name in runs if "decoder" in name), next(iter(runs), None))
+    if shown is None or "predicted" not in runs[shown]:
+        raise ValueError(f"write_report: the run {shown} has no predictions, expected those of one run or more")
     groups = [name.split(" &")[0] for name in rows.features["group"].names]
     table = confusion(list(rows["group"]), runs[shown]["predicted"], groups)
     pictures = [("Learning curves", learning_curves(runs)), ("Headline figures", bars(test, headlines)),

@@ -32,6 +32,11 @@ def contrast(
     """
     n = len(similarity)
     out = np.zeros((n, n), dtype=bool) if out is None else out
+    if loss not in ("clip", "siglip") or not temperature > 0:
+        raise ValueError(f"contrast: loss {loss!r} at temperature {temperature}, expected clip or siglip, above 0")
+    if not n or not similarity.shape == out.shape == (n, n) or out.dtype != bool or out.diagonal().any():
+        raise ValueError(f"contrast: cosines {similarity.shape}, left out {out.dtype} {out.shape}: expected (n, n) and "
+                         "bool (n, n), with no pair of the diagonal left out")
     scale = min(1 / temperature, CAP) if loss == "clip" else 1 / temperature
     pair = np.eye(n)
     if loss == "siglip":
@@ -70,6 +75,8 @@ def thumbnail(picture, side: int = 40) -> str:
     if isinstance(picture, str) and picture.startswith("data:image/png;base64,"):
         return picture
     from PIL import Image
+    if not 1 <= side <= 512:
+        raise ValueError(f"thumbnail: a side of {side} pixels, expected 1 to 512")
     values = np.asarray(picture)
     if values.dtype != np.uint8 or values.ndim != 3 or len(values) != 3 or not values.size:
         raise ValueError(f"SimilarityExplorer: an image of {values.dtype} {values.shape}, "
@@ -82,6 +89,8 @@ def as_pairs(same: Sequence, n: int) -> list[list[int]]:
     "Marked pairs [i, j] with i < j, each once, in order."
     found = set()
     for one in same:
+        if len(one) != 2:
+            raise ValueError(f"SimilarityExplorer: same: {one} is no pair of items")
         i, j = (chosen("SimilarityExplorer: same", index, n) for index in one)
         if i == j:
             raise ValueError(f"SimilarityExplorer: same: item {i} is marked as the same as itself; expected two items")

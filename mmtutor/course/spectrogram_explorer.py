@@ -28,6 +28,8 @@ def mel_to_hertz(mel) -> np.ndarray:
 
 def triangles(bands: int, window: int, rate: int) -> np.ndarray:
     "What each band takes from each bin, (bands, bins)."
+    if bands < 1 or window < 2 or rate < 1:
+        raise ValueError(f"triangles: {bands} bands, window {window} and rate {rate}: expected 1, 2 and 1 or more")
     bins = np.arange(window // 2 + 1) * rate / window
     corners = mel_to_hertz(hertz_to_mel(rate / 2) * np.arange(bands + 2) / (bands + 1))
     low, peak, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
@@ -36,6 +38,9 @@ def triangles(bands: int, window: int, rate: int) -> np.ndarray:
 
 def decibels(samples: np.ndarray, rate: int, window: int, hop: int, bands: int) -> np.ndarray:
     "Levels (rows, frames) in dB; the rows are mel bands, or the bins of the Fourier transform where `bands` is 0."
+    samples = numbers("decibels: samples", samples)
+    if window < 2 or hop < 1 or bands < 0:
+        raise ValueError(f"decibels: window {window}, hop {hop} and {bands} bands: expected 2, 1 and 0 or more")
     mirrored = np.pad(samples, window // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(mirrored, window)[::hop]
     shape = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)

@@ -17,6 +17,9 @@ def write_part(path: Path, columns: Mapping[str, Sequence], features: Mapping) -
     "Write columns as an Arrow file that `datasets` understands; whole or not at all."
     import pyarrow as pa
     from datasets import Features
+    if set(columns) != set(features) or len({len(column) for column in columns.values()}) > 1:
+        raise ValueError(f"write_part: columns {({name: len(column) for name, column in columns.items()})}: expected "
+                         f"{', '.join(features)}, all of one length")
     schema = Features(features).arrow_schema
     table = pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names}, schema=schema)
     with atomically(path) as part:
@@ -36,10 +39,14 @@ def write_media(path: Path, rows: Iterable[Mapping[str, bytes]], feature, step: 
 
 def open_part(path: Path) -> "datasets.Dataset":
     "The rows of one part, memory-mapped."
+    import pyarrow as pa
     from datasets import Dataset
     from datasets.table import MemoryMappedTable
     name = hashlib.sha256("/".join(path.parts[-2:]).encode()).hexdigest()[:16]  # the folder is named by the recipe
-    return Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=name)
+    try:
+        return Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=name)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"open_part: {path} is no whole Arrow file: {error}") from error
 
 
 def is_whole(path: Path, rows: int) -> bool:

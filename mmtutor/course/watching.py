@@ -17,7 +17,10 @@ from . import figures
 # %% ../../nbs/course/watching.ipynb #4dc48eb5
 def peak_mib(device: torch.device | str = "cpu") -> float:
     "The most memory so far in MiB: allocated by torch on a GPU, else resident for this process (0: not known)."
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"peak_mib: {device!r} is no device, expected one such as cpu or cuda") from None
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
@@ -32,6 +35,8 @@ class LivePlot:
     "Loss and validation score of a run, drawn anew while it trains; hand it to `finetune(…, watch=[LivePlot()])`."
 
     def __init__(self, seconds: float = 1.0):  # between two drawings
+        if not seconds >= 0:
+            raise ValueError(f"LivePlot: {seconds} seconds between two drawings, expected 0 or more")
         self.seconds, self.drawn, self.handle, self.history = seconds, 0.0, None, None
 
     def __call__(self, history) -> None:
@@ -81,6 +86,8 @@ class TensorBoard:
         self.folder, self.writer, self.epochs = folder, None, 0
 
     def __call__(self, history) -> None:
+        if not (history.losses and history.rates):
+            raise ValueError("TensorBoard: nothing to write before the first step")
         if self.writer is None:
             try:
                 from torch.utils.tensorboard import SummaryWriter

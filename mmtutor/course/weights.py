@@ -9,6 +9,7 @@ __all__ = ['read_tensors', 'LoadReport', 'load_into', 'model_folder', 'read_conf
 import hashlib
 import io
 import json
+import os
 import pickletools
 import re
 import warnings
@@ -179,7 +180,7 @@ def model_folder(
             raise FileNotFoundError(f"from_pretrained: {str(name)!r} is no folder here, and the hub did not give it "
                                     f"({type(error).__name__}). Without a network use {instead}.") from error
     for file in needed:
-        if not (folder / file).is_file():
+        if not os.path.isfile(folder / file):
             why = " (pickled weights are not opened)" if file.endswith(".safetensors") else ""
             raise FileNotFoundError(f"from_pretrained: {str(name)!r} has no {file}{why}")
     return folder

@@ -38,27 +38,37 @@ def read_manifest(folder: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"there is no working copy in {folder}: `mmtutor start {folder}` makes one")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return _manifest(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"the manifest {path} cannot be read ({error}). Nothing was changed. Begin a new working copy "
+                         "with `mmtutor start` in another folder; your notebooks stay where they are.") from error
+
+
+def _manifest(found: dict) -> dict:
+    "What came, if it is a manifest; a ValueError that says why not otherwise."
+    try:
         if found["format"] > EMPTY["format"]:
             raise ValueError(f"format {found['format']}, this version knows {EMPTY['format']}: upgrade mmtutor")
         for entry in found["notebooks"].values():
             if not all(isinstance(entry[k], str) for k in ("whole", "metadata")):
                 raise TypeError("an entry without fingerprints")
-            for id, text, outputs in entry["cells"]:
-                if not (isinstance(id, str) and isinstance(text, str) and isinstance(outputs, str)):
+            for cell in entry["cells"]:
+                if len(cell) != 3 or not all(isinstance(text, str) for text in cell):
                     raise TypeError("a cell without fingerprints")
         if not all(isinstance(v, str) for v in (found["version"], *found["files"].values())):
             raise TypeError("version and files are no texts")
         _number(found["version"])
         return found
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"the manifest {path} cannot be read ({error}). Nothing was changed. Begin a new working copy "
-                         "with `mmtutor start` in another folder; your notebooks stay where they are.") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _number(version: str):
-    from packaging.version import Version
-    return Version(version)
+    from packaging.version import InvalidVersion, Version
+    try:
+        return Version(version)
+    except InvalidVersion:
+        raise ValueError(f"{version[:20]!r} is no version, expected one such as 1.0") from None
 
 # %% ../../nbs/course/workspace.ipynb #f9cd24fd
 @dataclass
@@ -97,7 +107,7 @@ def course_files(source: Path) -> dict[str, Path]:
 
 def plan(folder: Path, source: Path, known: dict, version: str) -> tuple[list[Change], dict]:
     "What brings `folder` up to date with the course in `source`, and the manifest that is true afterwards."
-    ships = course_files(source)
+    ships, known = course_files(source), _manifest(known)
     after = EMPTY | {"version": version, "notebooks": {}, "files": {}}
     changes = []
     for name, path in ships.items():
