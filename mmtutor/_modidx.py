@@ -2228,6 +2228,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'mmtutor.evaluation.Report': ('evaluation.html#report', 'mmtutor/evaluation.py'),
                                     'mmtutor.evaluation.Report.__str__': ('evaluation.html#report.__str__', 'mmtutor/evaluation.py'),
                                     'mmtutor.evaluation.Report.worst': ('evaluation.html#report.worst', 'mmtutor/evaluation.py'),
+                                    'mmtutor.evaluation._tags': ('evaluation.html#_tags', 'mmtutor/evaluation.py'),
                                     'mmtutor.evaluation.bootstrap': ('evaluation.html#bootstrap', 'mmtutor/evaluation.py'),
                                     'mmtutor.evaluation.by_class': ('evaluation.html#by_class', 'mmtutor/evaluation.py'),
                                     'mmtutor.evaluation.checked': ('evaluation.html#checked', 'mmtutor/evaluation.py'),

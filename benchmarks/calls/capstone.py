@@ -501,7 +501,7 @@ def _():
 
 left_out("It measures in processes of their own, half a minute each; `capstone.measure` is what they call.",
          "capstone.costs")
-left_out("It trains every model of a profile, which takes minutes; `train_one`, `measure` and the others are its parts.",
+left_out("It trains every model of a profile, which takes minutes; `train_one`, `measure` and more are its parts.",
          "capstone.run", "capstone.main")
 left_out("It needs the ranks of a team, each a process of its own; tests/test_scaling.py starts them.",
          "capstone.run_together")

