@@ -52,6 +52,7 @@ def _own() -> Path:
     from transformers import BertConfig, BertModel, ViTConfig, ViTModel, WhisperConfig, WhisperModel
     from transformers.utils import logging
     logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     root, rng = Path(HOME.name) / "own", np.random.default_rng(0)
     for split in data.SPLITS:
         for i, group in enumerate(("food", "food", "tool", "tool")):
@@ -183,26 +184,23 @@ def _():
     return found, dict(source=str(_own() / "data"), missing="none")
 
 
-def _rows(**columns):
-    return datasets.Dataset.from_dict(columns)
-
-
 @good("inputs.own_labels")
 def _():
-    def labels(where, **columns):
-        return inputs.own_labels(_rows(**columns), where)
-    return labels, dict(where="train", group=["a", "b", "a"], text=["x", "y", "z"])
+    def labels(rows, where):
+        return inputs.own_labels(datasets.Dataset.from_list(rows), where)
+    return labels, dict(rows=[{"group": "a", "text": "x"}, {"group": "b", "text": "y"}], where="train")
 
 
 @good("inputs.own_rows")
 def _():
-    def rows(text, label):
-        folder, first = _folder(), inputs.own_splits(str(_own() / "data"))["train"][0]
-        table = _rows(text=text, label=label, picture=[first["picture"]["bytes"]] * len(text),
-                      sound=[first["sound"]["bytes"]] * len(text))
+    def found(first, second):
+        folder, media = _folder(), _own() / "data/train/food"
+        more = {name: {"bytes": (media / file).read_bytes(), "path": None}
+                for name, file in (("picture", "0.png"), ("sound", "0.flac"))}
+        table = datasets.Dataset.from_list([first | more, second | more])
         datasets.DatasetDict(dict.fromkeys(data.SPLITS, table)).save_to_disk(folder)
         return {split: len(found) for split, found in inputs.own_rows(str(folder)).items()}
-    return rows, dict(text=["x", "y", "z"], label=["a", "b", "a"])
+    return found, dict(first={"label": "a", "text": "x"}, second={"label": "b", "text": "y"})
 
 
 @good("inputs.tasks_of")
@@ -244,7 +242,7 @@ def _model(n: int = 6, fusion: str = "concat") -> MultimodalModel:
         tasks={"group": 3, "subgroup": 4, "odd": 4})).eval()
 
 
-@good("questions.swap_one")
+@good("questions.swap_one", swallows=("tokens",))  # what another item stands for
 def _():
     tokens = {m: Tokens(torch.randn(4, 2, 6), torch.ones(4, 2, dtype=torch.bool)) for m in MODALITIES}
     return questions.swap_one, dict(tokens=tokens, generator=torch.Generator().manual_seed(0))
@@ -280,7 +278,7 @@ def _():
 
 @good("questions.evaluate")
 def _():
-    return questions.evaluate, dict(model=_model(), items=_bank(10), subsets=["text", "picture+sound"])
+    return questions.evaluate, dict(model=_model(10), items=_bank(10), subsets=["text", "picture+sound"])
 
 
 @good("questions.score")
@@ -327,7 +325,7 @@ def _():
 
 # --- inference ---
 
-@good("inference.Answer")
+@good("inference.Answer", keep=("groups", "names"))  # pairs, made by `ask`
 def _():
     def said(**given):
         return str(inference.Answer(**given))

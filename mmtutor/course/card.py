@@ -100,7 +100,8 @@ def model_card(
         raise ValueError(f"model_card: the record {record['command']!r} has no figures for {kind!r}; it has "
                          f"{', '.join(record['figures']['test'])}")
     about = "OpenMoji pictures, Unicode names, espeak-ng voices" if not own else settings["data"]
-    shown = {text: {part: found[key][part] for part in ("mean", "sd")} for key, (text, _) in FIGURES.items() if key in found}
+    shown = {text: {"mean": found[key]["mean"], "sd": found[key]["sd"]} for key, (text, _) in FIGURES.items()
+             if key in found}
     results = [EvalResult(
         task_type="feature-extraction", task_name="multimodal classification and retrieval", dataset_type=(
             "embedded" if not own else settings["data"]), dataset_name=about, dataset_split="test", metric_type=metric,
