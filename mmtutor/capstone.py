@@ -114,7 +114,7 @@ def train_one(name: str, profile: Profile, banks: Mapping[str, Bank], encoders: 
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "predicted": found["picture+sound"]["group"].argmax(1).tolist(),
         "rank": {s: (x >= x.diagonal()[:, None]).sum(1).tolist() for s, x in scores.items()},
-        "best": scores["picture+sound"].topk(5).indices.tolist()}
+        "best": scores["picture+sound"].topk(min(5, len(banks["test"]))).indices.tolist()}
     model.save(folder / "model")
     with atomically(path) as part:
         part.write_text(json.dumps(result), encoding="utf-8")

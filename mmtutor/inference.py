@@ -104,8 +104,8 @@ class Finder:
     def __post_init__(self):
         groups, wanted = dict(self.model.config.tasks)["group"], (len(self.names), self.model.config.embedding)
         if not 0 < self.temperature < float("inf") or len(self.groups) != groups or self.gallery.shape != wanted:
-            raise ValueError(f"Finder: temperature {self.temperature}, {len(self.groups)} of {groups} groups, embeddings "
-                             f"of names {tuple(self.gallery.shape)}, expected {wanted}; they do not fit together")
+            raise ValueError(f"Finder: temperature {self.temperature}, {len(self.groups)} of {groups} groups, and "
+                             f"embeddings {tuple(self.gallery.shape)}, expected {wanted}; they do not fit together")
 
     @torch.no_grad()
     def ask(self, *, text: str | None = None, picture: object = None, sound: object = None, top: int = 5) -> Answer:

@@ -111,7 +111,7 @@ def pretrained(profile: Profile) -> dict[str, nn.Module]:
 
 # %% ../nbs/19_inputs.ipynb #3e7ff6d1
 def _check_places(which: Tensor, rows: Tensor, variants: int, items: int) -> None:
-    for name, x, n in (("which", which, variants), ("rows", rows, items)):
+    for name, x, n in (("rows", rows, items), ("which", which, variants)):
         if x.ndim != 1 or x.shape != rows.shape or x.dtype != torch.long or ((x < 0) | (x >= n)).any():
             raise ValueError(f"pick: {name} {[*x.shape]} of {x.dtype}; expected torch.long (items,), 0 to {n - 1}")
 

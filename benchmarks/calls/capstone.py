@@ -75,9 +75,10 @@ def _own() -> Path:
 
 def _profile(**more) -> Profile:
     root = _own()
-    return Profile(fusions=("decoder",), seeds=(0,), epochs=1, batch_size=4, dim=8, embedding=8, text_model=str(
-        root / "bert"), picture_model=str(root / "vit"), sound_model=str(root / "whisper"), data=str(root / "data"),
-        **more)
+    own = {f"{kind}_model": str(root / name) for kind, name in zip(MODALITIES, ("bert", "vit", "whisper"))}
+    profile = Profile(fusions=("decoder",), seeds=(0,), epochs=1, batch_size=4, dim=8, embedding=8, data=str(
+        root / "data"), **own)
+    return replace(profile, **more)
 
 
 @functools.cache
