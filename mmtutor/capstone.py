@@ -131,8 +131,8 @@ def measure(way: str, profile: Profile, steps: int = 6) -> dict[str, float | Non
     `way`: "cached", "recomputed", or "learning" (the last regime of the profile). Timed over `steps` optimiser steps
     after two to warm up. MFU is None where the peak of the device is not known.
     """
-    if way not in WAYS or steps < 1:
-        raise ValueError(f"measure: no way {way!r} of {steps} steps; there are {', '.join(WAYS)}, and 1 step or more")
+    if way not in WAYS or not 1 <= steps <= 100:  # the epochs below
+        raise ValueError(f"measure: no way {way!r} of {steps} steps; there are {', '.join(WAYS)}, and 1 to 100 steps")
     encoders = pretrained(profile)
     items = bank("train", profile, encoders, LEARNING[profile.regimes[-1]] if way == "learning" else WAYS[way])
     model = new_model(profile.regimes[-1] if way == "learning" else "frozen", "decoder", profile, encoders)

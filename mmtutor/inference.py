@@ -58,7 +58,10 @@ def _file(item: object) -> object:
 
 
 def query_picture(item: object) -> Tensor:
-    "One picture as `read_picture` gives it, from a path, bytes, a row, a Pillow image or uint8 pixels (3, h, w)."
+    """One picture as `read_picture` gives it, from a path, bytes, a row, a Pillow image or uint8 pixels (3, h, w).
+
+    Raises FileNotFoundError for a path without a file.
+    """
     item = _file(item)
     if isinstance(item, (Tensor, np.ndarray)):
         pixels = torch.as_tensor(item)
@@ -70,7 +73,10 @@ def query_picture(item: object) -> Tensor:
 
 
 def query_sound(item: object) -> Tensor:
-    "One sound as `read_sound` gives it, from a path, bytes, a row, or float samples at 16 kHz within ±1."
+    """One sound as `read_sound` gives it, from a path, bytes, a row, or float samples at 16 kHz within ±1.
+
+    Raises FileNotFoundError for a path without a file.
+    """
     item = _file(item)
     if not isinstance(item, (Tensor, np.ndarray)):
         return read_sound(item)

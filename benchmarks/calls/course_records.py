@@ -233,10 +233,11 @@ def _():
     return parts.as_lines, dict(parts=parts.parts_of(_model(), {"one": "first"}, {"": 30, "first": 24}, 2))
 
 
-@good("course.parts.step_flops")
+@good("course.parts.step_flops", swallows=("x",))
 def _():
-    left, right = torch.randn(2, 3, requires_grad=True), torch.randn(3, 4)
-    return parts.step_flops, dict(step=lambda: (left @ right).sum().backward())
+    def counted(x):
+        return parts.step_flops(lambda: x.reshape(1, -1) @ x.reshape(-1, 1))
+    return counted, dict(x=torch.randn(2, 3))
 
 
 @good("course.parts.utilisation")
