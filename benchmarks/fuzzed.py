@@ -164,8 +164,8 @@ def _hints(function: Callable) -> dict[str, object]:
     except (TypeError, ValueError):
         return {}
     hints = {name: p.annotation for name, p in signature.parameters.items()} | {"return": signature.return_annotation}
-    return {name: hint for name, hint in hints.items() if "jaxtyping" in repr(hint) or "Tensor" in repr(hint)
-            or hint in (Tensor, np.ndarray)}
+    return {name: hint for name, hint in hints.items() if "Iterator" not in repr(hint) and (
+        "jaxtyping" in repr(hint) or "Tensor" in repr(hint) or hint in (Tensor, np.ndarray))}
 
 
 def against_signature(function: Callable, arguments: dict, result, takes: Sequence[str]) -> str | None:
@@ -196,7 +196,7 @@ def outcome(call: Call, function: Callable, arguments: dict, done: Sequence[Dama
         with bounded(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             result = function(**arguments)
-            if isinstance(result, Iterator):
+            if isinstance(result, Iterator):  # its parts are judged, not that it is one
                 result = [part for _, part in zip(range(1000), result)]
     except Hangs:
         return "broken", f"not done after {SECONDS} s"

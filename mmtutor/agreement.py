@@ -43,10 +43,14 @@ LEVELS = ("nominal", "ordinal", "interval")
 
 def distances(counts: Float[np.ndarray, "values"], values: Float[np.ndarray, "values"], level: str) -> np.ndarray:
     "How bad each disagreement is, (values, values), from the values on the scale and how often each was given."
+    if level not in LEVELS or values.ndim != 1 or values.shape != counts.shape or not np.isfinite(
+            [counts, values]).all():
+        raise ValueError(f"distances: {counts.shape} counts of {values.shape} values, level {level!r}; expected finite "
+                         f"numbers (values,) in both, and one of {LEVELS}")
     if level == "nominal":
         return 1.0 - np.eye(len(values))
     if level == "interval":
-        return (values[:, None] - values) ** 2
+        return (values[:, None] - values.astype(float)) ** 2
     middle = counts.cumsum() - counts / 2  # the middle rank of each value
     return (middle[:, None] - middle) ** 2
 
@@ -79,11 +83,15 @@ def simulated_raters(
 ) -> Float[np.ndarray, "raters items"]:
     """Ratings by dice, not by people: right with probability `skill`, otherwise any category; NaN for items not shown.
 
-    Raises ValueError for skills or shares outside 0 … 1.
+    Raises ValueError for skills or shares outside 0 … 1, and for a truth that is no category.
     """
     if not skills or not all(0 <= s <= 1 for s in (*skills, seen)) or categories < 2:
         raise ValueError(f"simulated_raters: skills {list(skills)}, seen {seen}, {categories} categories; expected "
                          "shares from 0 to 1, at least one rater and two categories")
+    if truth.ndim != 1 or truth.is_floating_point() or truth.dtype == torch.bool or (
+            (truth < 0) | (truth >= categories)).any():
+        raise ValueError(f"simulated_raters: truth {tuple(truth.shape)} of {truth.dtype}; expected (items,) of whole "
+                         f"numbers from 0 to {categories - 1}")
     generator, rows = torch.Generator().manual_seed(seed), []
     for skill in skills:
         knows, shown = (torch.rand(len(truth), generator=generator) < share for share in (skill, seen))

@@ -26,7 +26,9 @@ class Bins(NamedTuple):
     @property
     def error(self) -> float:
         "The expected calibration error: the mean distance of the two, weighted by the count."
-        gaps = (self.accuracy - self.confidence).abs().nan_to_num() * self.count
+        if not self.count.shape == self.confidence.shape == self.accuracy.shape:
+            raise ValueError(f"Bins: {[tuple(x.shape) for x in self]}; expected the edges, and the rest (bins,)")
+        gaps = (self.accuracy.double() - self.confidence.double()).abs().nan_to_num() * self.count
         return float(gaps.sum() / self.count.sum())
 
 # %% ../nbs/16_calibration.ipynb #04b5cf60
@@ -34,6 +36,10 @@ def binned(confidence: Float[Tensor, "items"], right: Tensor, bins: int, equal: 
     "Confidences from 0 to 1 in bins of equal width, or with equally many items; a value at an edge goes to the left."
     if bins < 1 or equal not in ("width", "count"):
         raise ValueError(f"reliability: {bins} bins of equal {equal!r}; expected 1 or more, equal 'width' or 'count'")
+    if confidence.ndim != 1 or confidence.shape != right.shape or not len(right) or not (
+            (confidence >= 0) & (confidence < 1.01)).all():
+        raise ValueError(f"reliability: {tuple(confidence.shape)} confidences of {tuple(right.shape)} answers; "
+                         "expected (items,) of both, from 0 to 1, and at least one item")
     confidence, right = confidence.double(), right.double()
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
     if equal == "count":
@@ -115,10 +121,10 @@ def fit_temperature(logits: Float[Tensor, "items classes"], labels: Int[Tensor, 
     """
     from scipy.optimize import minimize_scalar
     logits = torch.as_tensor(logits)
-    guess, labels, _ = checked(logits, labels, logits.shape[-1] if logits.ndim == 2 else None, "fit_temperature")
     if not logits.is_floating_point() or logits.ndim != 2 or not logits.isfinite().all():
         raise ValueError(f"fit_temperature: logits {tuple(logits.shape)} {logits.dtype}; expected finite floats "
                          "(items, classes)")
+    guess, labels, _ = checked(logits, labels, None, "fit_temperature")
     if (guess == labels).all():
         raise ValueError(f"fit_temperature: all {len(labels)} answers are right, so no confidence is too high; are "
                          "these the training items?")

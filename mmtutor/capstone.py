@@ -27,7 +27,7 @@ from torch import nn
 from . import data
 from .course.files import atomically
 from .course.parts import step_flops, utilisation
-from .course.records import ahead, checkout, commit, machine, peak_memory, record, spread
+from .course.records import ahead, checkout, commit, complete, machine, peak_memory, read, record, spread
 from .course.report import as_text, write_report
 from .course.weights import load_into
 from .finetune import FinetuneConfig, finetune
@@ -48,6 +48,8 @@ TOP = (*(f"encoders.picture.blocks.{i}." for i in (12, 13, 14, 15)), "encoders.p
 
 def new_model(regime: str, fusion: str, profile: Profile, encoders: Mapping[str, nn.Module]) -> MultimodalModel:
     "A model with copies of the encoders that learn in this regime, everything else in them frozen."
+    if regime not in LEARNING:
+        raise ValueError(f"new_model: no regime {regime!r}; there are {', '.join(LEARNING)}")
     asked = {"tasks": tasks} if (tasks := tasks_of(profile)) else {}
     config = MultimodalConfig(widths={m: e.dim for m, e in encoders.items()}, dim=profile.dim, depth=profile.depth,
                               embedding=profile.embedding, fusion=fusion, feature_dropout=profile.feature_dropout,
@@ -65,8 +67,9 @@ def new_model(regime: str, fusion: str, profile: Profile, encoders: Mapping[str,
 
 def first_stage(name: str) -> str | None:
     "The job whose model a job goes on from: the frozen one with the same fusion, rate and seed; None for that itself."
-    regime, rest = name.split("/", 1)
-    return None if regime == "frozen" else f"frozen/{rest}"
+    if name.count("/") != 4:
+        raise ValueError(f"first_stage: {name!r} is no job; expected regime/fusion/asked/learning rate/seed")
+    return None if name.startswith("frozen/") else "frozen/" + name.split("/", 1)[1]
 
 
 def train_one(name: str, profile: Profile, banks: Mapping[str, Bank], encoders: Mapping[str, nn.Module], runs: Path,
@@ -77,13 +80,13 @@ def train_one(name: str, profile: Profile, banks: Mapping[str, Bank], encoders: 
     A second stage goes on from the model of its first one, under the same `runs`.
     Ranks of a team `us` train together; rank 0 evaluates and writes, the others return {}.
     """
-    folder = runs / name
+    before, folder = first_stage(name), runs / name
     path = folder / "result.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     regime, fusion, asked, rate, seed = name.split("/")
     torch.manual_seed(int(seed))
-    model, before = new_model(regime, fusion, profile, encoders), first_stage(name)
+    model = new_model(regime, fusion, profile, encoders)
     if before is None:
         some = torch.arange(min(256, len(banks["train"])))
         model.calibrate(model.encode(banks["train"].pick("clean", MODALITIES, some)))
@@ -111,7 +114,7 @@ def train_one(name: str, profile: Profile, banks: Mapping[str, Bank], encoders: 
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "predicted": found["picture+sound"]["group"].argmax(1).tolist(),
         "rank": {s: (x >= x.diagonal()[:, None]).sum(1).tolist() for s, x in scores.items()},
-        "best": scores["picture+sound"].topk(5).indices.tolist()}
+        "best": scores["picture+sound"].topk(min(5, len(banks["test"]))).indices.tolist()}
     model.save(folder / "model")
     with atomically(path) as part:
         part.write_text(json.dumps(result), encoding="utf-8")
@@ -128,8 +131,8 @@ def measure(way: str, profile: Profile, steps: int = 6) -> dict[str, float | Non
     `way`: "cached", "recomputed", or "learning" (the last regime of the profile). Timed over `steps` optimiser steps
     after two to warm up. MFU is None where the peak of the device is not known.
     """
-    if way not in WAYS:
-        raise ValueError(f"measure: no way {way!r}; there are {', '.join(WAYS)}")
+    if way not in WAYS or not 1 <= steps <= 100:  # the epochs below
+        raise ValueError(f"measure: no way {way!r} of {steps} steps; there are {', '.join(WAYS)}, and 1 to 100 steps")
     encoders = pretrained(profile)
     items = bank("train", profile, encoders, LEARNING[profile.regimes[-1]] if way == "learning" else WAYS[way])
     model = new_model(profile.regimes[-1] if way == "learning" else "frozen", "decoder", profile, encoders)
@@ -182,7 +185,7 @@ def claim_folder(folder: Path, profile: Profile, fresh: bool) -> None:
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     path, ours = folder / "settings.json", json.loads(json.dumps(asdict(profile)))
-    theirs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else ours
+    theirs = read(path.stem, folder) if path.exists() else ours
     odd = [f"{k} was {theirs.get(k)}, is {v}" for k, v in ours.items() if theirs.get(k) != v]
     if odd:
         raise ValueError(f"run: {folder} holds a run with other settings ({'; '.join(odd)}). "
@@ -191,6 +194,7 @@ def claim_folder(folder: Path, profile: Profile, fresh: bool) -> None:
         part.write_text(json.dumps(ours, indent=1), encoding="utf-8")
 
 
+@complete("gather")
 def gather(runs: Mapping[str, dict], split: str) -> dict[str, dict]:
     "Spread over seeds: kind of run (its name without the seed) → figure → mean, deviation, values."
     kinds: dict[str, list[dict]] = {}

@@ -46,7 +46,11 @@ class Pooled(nn.Module):
         self.encoder, self.prepare = encoder, encoder.prepare
 
     def forward(self, *inputs: Tensor) -> Tokens:
-        mean = mean_token(self.encoder(*inputs))[:, None]
+        tokens = self.encoder(*inputs)
+        if tokens.values.ndim != 3 or tokens.mask.shape != tokens.values.shape[:2]:
+            raise ValueError(f"Pooled: values {tuple(tokens.values.shape)}, mask {tuple(tokens.mask.shape)}; expected "
+                             "(batch, tokens, dim) and (batch, tokens)")
+        mean = mean_token(tokens)[:, None]
         return Tokens(mean, torch.ones(mean.shape[:2], dtype=torch.bool, device=mean.device))
 
 # %% ../nbs/16_conditions.ipynb #3396989f

@@ -24,6 +24,9 @@ def by_class(
     guess: Int[Tensor, "items"], labels: Int[Tensor, "items"], classes: int,
 ) -> Float[Tensor, "3 classes"]:
     "Precision, recall and F1 of each class; 0 where nothing is right, NaN for a class that is in neither."
+    if guess.ndim != 1 or guess.shape != labels.shape or not len(labels) or any(
+            ((x < 0) | (x >= classes)).any() for x in (guess, labels)):
+        raise ValueError(f"by_class: {[*guess.shape]} and {[*labels.shape]}; expected (items,), 0 to {classes - 1}")
     right = torch.bincount(labels[guess == labels], minlength=classes).double()
     called, are = (torch.bincount(x, minlength=classes).double() for x in (guess, labels))
     values = torch.stack((right / called.clamp(min=1), right / are.clamp(min=1), 2 * right / (called + are)))
@@ -32,8 +35,8 @@ def by_class(
 
 def summary(guess: Int[Tensor, "items"], labels: Int[Tensor, "items"], classes: int) -> Float[Tensor, "4"]:
     "The measures of SUMMARY; macro means leave out classes that are in neither, as scikit-learn does."
-    accuracy = (guess == labels).double().mean()[None]
-    return torch.cat((accuracy, by_class(guess, labels, classes).nanmean(1)))
+    each = by_class(guess, labels, classes).nanmean(1)
+    return torch.cat(((guess == labels).double().mean()[None], each))
 
 
 SUMMARY = ("accuracy", "macro precision", "macro recall", "macro F1")
@@ -55,15 +58,21 @@ class Estimate(NamedTuple):
         return f"{self.value:.3f} [{limits}]"
 
 # %% ../nbs/16_evaluation.ipynb #9e98ae98
+def _tags(tags: Tags | None, n: int, what: str) -> list[Hashable] | None:
+    "The tags as a list, one for each of `n` items; None stays None."
+    found = tags.tolist() if hasattr(tags, "tolist") else tags and list(tags)
+    if found is not None and (not isinstance(found, (list, tuple)) or len(found) != n or list in map(type, found)):
+        raise ValueError(f"{what.replace(':', f': {np.size(found)}')} for {n} items; expected one for each")
+    return found
+
+
 def in_units(n: int, units: Tags | None, name: str) -> list[Tensor]:
     "The rows of each unit; without `units` each row alone. Raises ValueError for a wrong count, or fewer than two."
     if units is None:
-        found = list(torch.arange(n)[:, None])
+        found = list(torch.arange(max(n, 0))[:, None])
     else:
-        if len(units) != n:
-            raise ValueError(f"{name}: {len(units)} units for {n} items; expected one for each")
         place: dict[Hashable, list[int]] = {}
-        for i, unit in enumerate(units.tolist() if hasattr(units, "tolist") else units):
+        for i, unit in enumerate(_tags(units, n, f"{name}: units")):
             place.setdefault(unit, []).append(i)
         found = [torch.tensor(rows) for rows in place.values()]
     if len(found) < 2:
@@ -73,6 +82,8 @@ def in_units(n: int, units: Tags | None, name: str) -> list[Tensor]:
 
 def resampled(units: list[Tensor], count: int, seed: int) -> Iterator[Tensor]:
     "The rows of `count` resamples: as many units as there are, drawn with replacement."
+    if not units or any(rows.ndim != 1 for rows in units):
+        raise ValueError(f"bootstrap: units {[tuple(rows.shape) for rows in units]}; expected some, each (rows,)")
     generator, single = torch.Generator().manual_seed(seed), all(len(rows) == 1 for rows in units)
     flat = torch.cat(units)
     for _ in range(count):
@@ -82,11 +93,11 @@ def resampled(units: list[Tensor], count: int, seed: int) -> Iterator[Tensor]:
 # %% ../nbs/16_evaluation.ipynb #ea049e0a
 def intervals(statistic: Callable, units: list[Tensor], resamples: int, level: float, seed: int) -> list[Estimate]:
     "An estimate for each number that the statistic gives; resamples in which it is NaN are left out."
-    if resamples < 100 or not 0 < level < 1:
-        raise ValueError(f"bootstrap: {resamples} resamples, level {level}; expected 100 or more, and 0 < level < 1")
+    if not 100 <= resamples <= 10**6 or not 0 < level < 1:
+        raise ValueError(f"bootstrap: {resamples} resamples, level {level}; expected 100 to 1e6, and 0 < level < 1")
     numbers = lambda rows: torch.as_tensor(statistic(rows), dtype=torch.float64).reshape(-1)
-    point = numbers(torch.cat(units).sort().values)
     drawn = torch.stack([numbers(rows) for rows in resampled(units, resamples, seed)])
+    point = numbers(torch.cat(units).sort().values)
     low, high = (drawn.nanquantile(q, 0) for q in ((1 - level) / 2, (1 + level) / 2))
     return [Estimate(*three) for three in zip(point.tolist(), low.tolist(), high.tolist())]
 
@@ -113,6 +124,8 @@ def bootstrap(
 def share(right: Bool[Tensor, "items"] | Float[Tensor, "items"], level: float = 0.95) -> Estimate:
     "A share of independent items and Wilson's interval. Source: Wilson 1927, doi:10.1080/01621459.1927.10502953."
     from scipy.stats import binomtest
+    if right.ndim != 1 or not len(right) or not ((right == 0) | (right == 1)).all() or not 0 < level < 1:
+        raise ValueError(f"share: {tuple(right.shape)}, level {level}; expected (items,), right or not, 0 < level < 1")
     found = binomtest(int(right.sum()), len(right)).proportion_ci(level, method="wilson")
     return Estimate(float(right.double().mean()), found.low, found.high)
 
@@ -126,18 +139,19 @@ def checked(answers, labels, classes: int | Sequence[str] | None, name: str) -> 
     if classes is None and answers.ndim == 1:
         raise ValueError(f"{name}: classes is missing; say how many there are: an answer alone does not tell")
     classes = answers.shape[1] if classes is None else classes
-    names = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
-    if len(names) < 2 or (answers.ndim == 2 and answers.shape[1] != len(names)):
-        raise ValueError(f"{name}: {len(names)} classes for answers {tuple(answers.shape)}; expected two or more, and "
-                         "a score for each")
+    classes = range(classes) if isinstance(classes, int) else [str(c) for c in classes]
+    if not 2 <= len(classes) <= 10**6 or (answers.ndim == 2 and answers.shape[1] != len(classes)):
+        raise ValueError(f"{name}: {len(classes)} classes for answers {tuple(answers.shape)}; expected two or more, "
+                         "and a score for each")
+    if len(names := tuple(dict.fromkeys(map(str, classes)))) < len(classes):
+        raise ValueError(f"{name}: two of the classes {classes} have the same name")
     if answers.ndim == 2:
-        bad = answers.isnan().any(1)
-        if bad.any():
+        if (bad := answers.isnan().any(1)).any():
             raise ValueError(f"{name}: NaN among the scores of {int(bad.sum())} of {len(bad)} items, the first is item "
                              f"{int(bad.nonzero()[0])}")
-        answers = answers.argmax(1)
+        answers = (answers * 1).argmax(1)  # True is 1
     for what, values in (("answers", answers), ("labels", labels)):
-        if values.is_floating_point() or values.min() < 0 or values.max() >= len(names):
+        if values.is_floating_point() or values.dtype == torch.bool or values.min() < 0 or values.max() >= len(names):
             raise ValueError(f"{name}: {what} are {values.dtype} from {values.min()} to {values.max()}; expected whole "
                              f"numbers from 0 to {len(names) - 1}")
     return answers.long(), labels.long(), names
@@ -154,8 +168,8 @@ class Report:
 
     def worst(self, measure: str = "accuracy") -> Hashable:
         "The group with the lowest figure. Raises ValueError if there are no groups."
-        if not self.by_group:
-            raise ValueError("worst: the report has no groups; give `evaluate` a group for each item")
+        if not self.by_group or any(measure not in found for found in self.by_group.values()):
+            raise ValueError(f"worst: the report has no groups with {measure!r}; give `evaluate` groups of items")
         return min(self.by_group, key=lambda g: self.by_group[g][measure].value)
 
     def __str__(self) -> str:
@@ -182,10 +196,8 @@ def evaluate(
     class wins. Raises ValueError for NaN, for labels that are no class, unequal lengths, nothing or a single unit.
     """
     guess, labels, names = checked(answers, labels, classes, "evaluate")
-    plain = lambda x: x if x is None else list(x.tolist() if hasattr(x, "tolist") else x)
-    k, groups, units = len(names), plain(groups), plain(units)
-    if groups is not None and len(groups) != len(labels):
-        raise ValueError(f"evaluate: {len(groups)} groups for {len(labels)} items; expected one for each")
+    k, n = len(names), len(labels)
+    groups, units = _tags(groups, n, "evaluate: groups"), _tags(units, n, "evaluate: units")
     exact = lambda rows: share((guess == labels)[rows], level)
 
     def both(rows: Tensor) -> Tensor:
@@ -280,7 +292,7 @@ def retrieval(
 ) -> dict[str, Estimate]:
     "R@k with Wilson's interval; mean reciprocal rank and median rank with the bootstrap's. The gallery stays as it is."
     place = ranks(scores, target)
-    if min(ks) < 1:
+    if not ks or min(ks) < 1:
         raise ValueError(f"retrieval: ks is {tuple(ks)}; expected numbers of at least 1")
     drawn = {"resamples": resamples, "level": level, "seed": seed}
     return {f"R@{k}": share(place <= k, level) for k in ks} | {

@@ -9,6 +9,7 @@ __all__ = ['READ', 'FILES', 'Answer', 'query_picture', 'query_sound', 'Finder', 
 # %% ../nbs/19_inference.ipynb #c96dac05
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,13 +52,16 @@ def _file(item: object) -> object:
     "The bytes of a path; anything else as it is."
     if not isinstance(item, (str, Path)):
         return item
-    if not Path(item).is_file():
-        raise FileNotFoundError(f"ask: there is no file {str(item)!r}")
+    if not os.path.isfile(item):  # a name that no file can have is none, too
+        raise FileNotFoundError(f"ask: there is no file {str(item)[:200]!r}")
     return Path(item).read_bytes()
 
 
 def query_picture(item: object) -> Tensor:
-    "One picture as `read_picture` gives it, from a path, bytes, a row, a Pillow image or uint8 pixels (3, h, w)."
+    """One picture as `read_picture` gives it, from a path, bytes, a row, a Pillow image or uint8 pixels (3, h, w).
+
+    Raises FileNotFoundError for a path without a file.
+    """
     item = _file(item)
     if isinstance(item, (Tensor, np.ndarray)):
         pixels = torch.as_tensor(item)
@@ -69,7 +73,10 @@ def query_picture(item: object) -> Tensor:
 
 
 def query_sound(item: object) -> Tensor:
-    "One sound as `read_sound` gives it, from a path, bytes, a row, or float samples at 16 kHz within ±1."
+    """One sound as `read_sound` gives it, from a path, bytes, a row, or float samples at 16 kHz within ±1.
+
+    Raises FileNotFoundError for a path without a file.
+    """
     item = _file(item)
     if not isinstance(item, (Tensor, np.ndarray)):
         return read_sound(item)
@@ -99,6 +106,12 @@ class Finder:
     gallery: Tensor       # embeddings of the names, of length 1
     temperature: float    # that the scores of the groups are divided by
     profile: Profile      # settings of the run that it comes from
+
+    def __post_init__(self):
+        groups, wanted = dict(self.model.config.tasks)["group"], (len(self.names), self.model.config.embedding)
+        if not 0 < self.temperature < float("inf") or len(self.groups) != groups or self.gallery.shape != wanted:
+            raise ValueError(f"Finder: temperature {self.temperature}, {len(self.groups)} of {groups} groups, and "
+                             f"embeddings {tuple(self.gallery.shape)}, expected {wanted}; they do not fit together")
 
     @torch.no_grad()
     def ask(self, *, text: str | None = None, picture: object = None, sound: object = None, top: int = 5) -> Answer:
@@ -142,20 +155,22 @@ def record_of(run: Path, profile: Profile) -> dict:
     return records.read(f"capstone-{name}")
 
 
+@records.complete("publish")
 def check_record(record: Mapping, job: str, result: Mapping, tolerance: float = 0.02) -> None:
     "ValueError unless the record has this job, with the headline figures that its result has, within `tolerance`."
-    kind, seed = job.rsplit("/", 1)
+    kind, _, seed = job.rpartition("/")
     known = record["figures"]["test"].get(kind)
-    if known is None or int(seed) not in record["seeds"]:
+    if known is None or seed not in map(str, record["seeds"]):
         raise ValueError(f"publish: the record {record['command']!r} has no {job}")
-    place = record["seeds"].index(int(seed))
     for key in HEADLINES:
-        if abs(known[key]["values"][place] - result["test"][key]) > tolerance:
+        theirs = dict(zip(map(str, record["seeds"]), known[key]["values"])).get(seed, float("nan"))
+        if not abs(theirs - result["test"][key]) <= tolerance:  # NaN is not within it
             raise ValueError(f"publish: {key} of {job} is {result['test'][key]:.3f}, in the record "
-                             f"{record['command']!r} {known[key]['values'][place]:.3f}; it tells of another run")
+                             f"{record['command']!r} {theirs:.3f}; it tells of another run")
 
 # %% ../nbs/19_inference.ipynb #6950e08c
 @torch.no_grad()
+@records.complete("publish")
 def publish(
     run: Path | str,                    # folder of a finished run
     folder: Path | str | None = None,   # None: `model` in the run's folder
@@ -169,7 +184,7 @@ def publish(
     profile = profile_of(json.loads((run / "settings.json").read_text(encoding="utf-8")))
     record = record or record_of(run, profile)
     job = job or f"{record['figures']['rank by validation'][0]}/{record['seeds'][0]}"
-    if not (run / job / "result.json").is_file():
+    if not os.path.isfile(run / job / "result.json"):
         raise ValueError(f"publish: {job} is not finished in {run}")
     check_record(record, job, json.loads((run / job / "result.json").read_text(encoding="utf-8")))
     encoders, learned = pretrained(profile), LEARNING[job.split("/")[0]]
@@ -215,14 +230,14 @@ def load_finder(folder: Path | str) -> Finder:
         profile, learned = profile_of(about["settings"]), LEARNING[about["job"].split("/")[0]]
         groups, names, frozen = list(about["groups"]), list(about["names"]), dict(about["frozen encoders"])
         temperature, fingerprint = float(about["temperature"]), about["sha256"]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"load_finder: {folder / 'answers.json'} is damaged ({error!r})") from error
     gallery = read_tensors(verify(folder / "names.safetensors", fingerprint)).get("embedding")
     if not 0 < temperature < float("inf") or gallery is None or len(gallery) != len(names):
         raise ValueError(f"load_finder: {folder} does not fit together: temperature {temperature}, {len(names)} names, "
                          f"embeddings {None if gallery is None else tuple(gallery.shape)}")
     encoders = pretrained(profile)
-    if other := [m for m, known in frozen.items() if _weights(encoders[m]) != known]:
+    if other := [m for m, e in encoders.items() if m not in learned and _weights(e) != frozen.get(m)]:
         raise ValueError(f"load_finder: the frozen encoder of {', '.join(other)} has other weights than in training")
     model = MultimodalModel.load(folder, {m: encoders[m] for m in learned}).to(device())
     return Finder(model, encoders, groups, names, gallery.to(device()), temperature, profile)

@@ -58,6 +58,11 @@ class Profile:
     sound_model: str = "speaker-lstm"                 # or a Whisper, whose encoder is taken
     data: str = "emoji"                               # or a data set of the hub, or a folder; see own_rows
 
+    def __post_init__(self):
+        for name, x in ((k, x) for k, v in vars(self).items() for x in (v if type(v) is tuple and v else [v])):
+            if x == () or isinstance(x, (int, float)) and not -(name in ("seeds", "feature_dropout")) < x < 1e9:
+                raise ValueError(f"Profile: {x!r} in {name}, expected something, and numbers above 0 and below 1e9")
+
 
 PROFILES = {
     "frozen": Profile(),
@@ -86,6 +91,8 @@ def device() -> torch.device:
 # %% ../nbs/19_inputs.ipynb #504abb40
 def shorten(encoder: nn.Module, inputs: tuple, tokens: Tokens) -> Tokens:
     "A forward hook: tokens without the padding that stands behind the longest item."
+    if tokens.mask.shape != tokens.values.shape[:2]:
+        raise ValueError(f"shorten: values {tuple(tokens.values.shape)} with a mask {tuple(tokens.mask.shape)}")
     used = int(tokens.mask.any(0).sum().clamp(min=1))
     return Tokens(tokens.values[:, :used], tokens.mask[:, :used])
 
@@ -103,12 +110,20 @@ def pretrained(profile: Profile) -> dict[str, nn.Module]:
     return {name: encoder.to(device()) for name, encoder in encoders.items()}
 
 # %% ../nbs/19_inputs.ipynb #3e7ff6d1
+def _check_places(which: Tensor, rows: Tensor, variants: int, items: int) -> None:
+    for name, x, n in (("rows", rows, items), ("which", which, variants)):
+        if x.ndim != 1 or x.shape != rows.shape or x.dtype != torch.long or ((x < 0) | (x >= n)).any():
+            raise ValueError(f"pick: {name} {[*x.shape]} of {x.dtype}; expected torch.long (items,), 0 to {n - 1}")
+
+
 class Cached:
     "Encoded once: the variants of one modality, padded to one length."
 
     def __init__(self, variants: Sequence[Tokens]):
-        longest = max(t.values.shape[1] for t in variants)
-        spare = lambda t: longest - t.values.shape[1]
+        alike = {(len(t.mask), *t.values.shape[2:], t.mask.shape == t.values.shape[:2]) for t in variants}
+        if [(len(kind), kind[-1]) for kind in alike] != [(3, True)]:
+            raise ValueError(f"Cached: {[tuple(t.values.shape) for t in variants]}; expected (items, tokens, dim)")
+        spare = lambda t: max(v.values.shape[1] for v in variants) - t.values.shape[1]
         self.values = torch.stack([F.pad(t.values, (0, 0, 0, spare(t))) for t in variants]).to(device())
         self.mask = torch.stack([F.pad(t.mask, (0, spare(t))) for t in variants]).to(device())
 
@@ -117,9 +132,8 @@ class Cached:
 
     def pick(self, which: Tensor, rows: Tensor) -> Tokens:
         "Item `rows[i]` in variant `which[i]`, cut to the longest."
-        values, mask = self.values[which, rows], self.mask[which, rows]
-        used = int(mask.any(0).sum().clamp(min=1))  # padding stands behind
-        return Tokens(values[:, :used], mask[:, :used])
+        _check_places(which, rows, *self.mask.shape[:2])
+        return shorten(self, (), Tokens(self.values[which, rows], self.mask[which, rows]))
 
 
 class Raw:
@@ -133,6 +147,7 @@ class Raw:
 
     def pick(self, which: Tensor, rows: Tensor) -> tuple:
         "Item `rows[i]` in variant `which[i]`, as the encoder takes it."
+        _check_places(which, rows, len(self.items), min(map(len, self.items), default=0))
         chosen = [self.items[w][r] for w, r in zip(which.tolist(), rows.tolist())]
         return tuple(x.to(device()) for x in self.encoder.prepare(chosen))
 
@@ -145,19 +160,25 @@ class Bank:
     subgroup: Tensor
     kinds: dict[str, dict[str, Cached | Raw]]  # "clean", "degraded", "shifted" → modality → variants
 
+    def __post_init__(self):
+        if self.group.ndim != 1 or self.group.shape != self.subgroup.shape or (self.group < 0).any():
+            raise ValueError(f"Bank: group {[*self.group.shape]}, subgroup {[*self.subgroup.shape]}: not (items,), 0 …")
+
     def __len__(self) -> int:
         return len(self.group)
 
     def __getitem__(self, rows: Tensor) -> dict[str, Tensor]:
+        _check_places(rows, rows, len(self), len(self))
         return {"row": rows, "group": self.group[rows], "subgroup": self.subgroup[rows]}
 
     def pick(self, kind: str, names: Sequence[str], rows: Tensor, generator: torch.Generator | None = None) -> dict:
         "Inputs of the model for `rows`, in a variant drawn by `generator` or, without one, given by the row number."
         found = {}
         for name in names:
-            n = len(self.kinds[kind][name])
-            which = rows % n if generator is None else torch.randint(n, rows.shape, generator=generator)
-            found[name] = self.kinds[kind][name].pick(which, rows)
+            if (stock := self.kinds.get(kind, {}).get(name)) is None:
+                raise ValueError(f"Bank: no {name!r} of kind {kind!r}; there are {', '.join(self.kinds)}")
+            which = rows if generator is None else torch.randint(len(stock), rows.shape, generator=generator)
+            found[name] = stock.pick(which % len(stock), rows)
         return found
 
 # %% ../nbs/19_inputs.ipynb #b93d8384
@@ -232,14 +253,16 @@ def tasks_of(profile: Profile) -> dict[str, int]:
 # %% ../nbs/19_inputs.ipynb #cbccb78b
 def raw_variants(split: str, profile: Profile) -> tuple[object, dict[str, dict[str, list[list]]]]:
     "The rows of a split, and condition → modality → variants, not encoded."
+    if split not in data.SPLITS:
+        raise ValueError(f"raw_variants: no split {split!r}; there are {', '.join(data.SPLITS)}")
     def rows_of(**how):
         view = data.view(split, **how) if profile.data == "emoji" else own_rows(profile.data)[split]
         return view.select(np.linspace(0, len(view) - 1, min(len(view), profile.limit or len(view))).astype(int))
     hear = lambda voice: [read_sound(row) for row in rows_of(voice=voice)]
     voices = profile.voices if split == "train" and profile.data == "emoji" else profile.voices[:1]
     rows, sounds = rows_of(voice=voices[0]), [hear(v) for v in voices]
-    see = lambda rows: [read_picture(row) for row in rows]
-    names, pictures = list(rows["text"]), see(rows)
+    see = lambda style: [read_picture(row) for row in rows_of(style=style)]
+    names, pictures = list(rows["text"]), see("colour")
     kinds = {"clean": {"text": [names], "picture": [pictures], "sound": sounds},
              "degraded": {name: [] for name in MODALITIES}}
     for draw in range(profile.draws if split == "train" else 1):
@@ -248,8 +271,7 @@ def raw_variants(split: str, profile: Profile) -> tuple[object, dict[str, dict[s
         kinds["degraded"]["picture"].append([tasks.occlude(p, 0.5, rng) for p in pictures])
         kinds["degraded"]["sound"].append([tasks.add_noise(s, 0, rng) for s in sounds[draw % len(voices)]])
     if split == "test" and profile.data == "emoji":
-        lines = see(rows_of(style="lines"))
-        kinds["shifted"] = {"text": [names], "picture": [lines], "sound": [hear(v) for v in data.UNHEARD_VOICES]}
+        kinds["shifted"] = kinds["clean"] | {"picture": [see("lines")], "sound": [*map(hear, data.UNHEARD_VOICES)]}
     return rows, kinds
 
 
@@ -258,7 +280,7 @@ def encoded(encoder: nn.Module, variants: Sequence[Sequence], key: str) -> list[
     items = [item for variant in variants for item in variant]
     order = sorted(range(len(items)), key=lambda i: len(items[i]))
     tokens = cached_features(encoder, [items[i] for i in order], key=key)
-    rows = torch.tensor(order).argsort().split(len(variants[0]))
+    rows = torch.tensor(order).argsort().split([len(variant) for variant in variants])
     return [Tokens(tokens.values[r], tokens.mask[r]) for r in rows]
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import tasks
+from .course.records import complete
 from .fusion import mean_token
 from .inputs import MODALITIES, Bank
 from .multimodal import MultimodalModel, drop_modalities
@@ -29,9 +30,12 @@ PAIRS = tuple(combinations(MODALITIES, 2))
 
 def swap_one(tokens: Mapping[str, Tokens], generator: torch.Generator) -> tuple[dict[str, Tokens], Tensor]:
     "Replace one modality of each item (or none: the last class) by that of another item; also says which."
+    if len({len(x) for t in tokens.values() for x in t}) != 1:
+        raise ValueError(f"swap_one: items of {', '.join(tokens) or 'no modality'}; expected the same number of each")
     n, count = len(next(iter(tokens.values())).mask), len(tokens)
     odd = torch.randint(count + 1, (n,), generator=generator)
     other = (torch.arange(n) + torch.randint(1, max(2, n), (n,), generator=generator)) % n
+    odd = odd.where(other != torch.arange(n), count)  # an item alone has no other
     mixed = {}
     for i, (name, t) in enumerate(tokens.items()):
         rows = torch.where(odd == i, other, torch.arange(n)).to(t.mask.device)
@@ -41,6 +45,8 @@ def swap_one(tokens: Mapping[str, Tokens], generator: torch.Generator) -> tuple[
 
 def loss_function(items: Bank, asked: Sequence[str]) -> Callable:
     "What `finetune` minimises: all four questions to one batch; class and name are asked of the modalities `asked`."
+    if not asked or not set(asked) <= set(MODALITIES):
+        raise ValueError(f"loss_function: asked of {list(asked)}, expected some of {', '.join(MODALITIES)}")
     together = MultiTaskLoss(WEIGHTS)
 
     def loss(model: MultimodalModel, batch: dict, generator: torch.Generator) -> tuple[Tensor, dict]:
@@ -69,6 +75,9 @@ NAMELESS = ("picture", "sound", "picture+sound")
 def predict(model: MultimodalModel, items: Bank, kind: str, subsets: Sequence[str] = SUBSETS,
             batch: int = 128) -> dict[str, dict[str, Tensor]]:
     "Class scores and embeddings of all items, by subset of modalities; under `names` those of the clean names."
+    if batch < 1 or not set(subsets) <= set(SUBSETS):
+        raise ValueError(f"predict: batches of {batch}, subsets {list(subsets)}; expected 1 or more, and some of "
+                         f"{', '.join(SUBSETS)}")
     model.eval()
     pieces: dict[str, dict[str, list]] = {}
     for rows in torch.arange(len(items)).split(batch):
@@ -86,12 +95,17 @@ def predict(model: MultimodalModel, items: Bank, kind: str, subsets: Sequence[st
 
 def similarities(query: Tensor, gallery: Tensor) -> Tensor:
     "Cosine similarities of every query to every item of the gallery."
+    if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
+        raise ValueError(f"similarities: {tuple(query.shape)} to {tuple(gallery.shape)}; expected (query, dim) and "
+                         "(gallery, dim)")
     return F.normalize(query.double(), dim=-1) @ F.normalize(gallery.double(), dim=-1).T
 
 
 @torch.no_grad()
 def odd_answers(model: MultimodalModel, items: Bank, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     "On the balanced questions of `tasks.odd_one_out`, four an item: scores, agreements, right answers."
+    if seed < 0:
+        raise ValueError(f"odd_answers: seed {seed}, expected 0 or more")
     questions, found = tasks.odd_one_out(range(len(items)), seed), []
     for start in range(0, len(questions.odd), 256):
         rows = {m: torch.from_numpy(getattr(questions, m)[start:start + 256]) for m in MODALITIES}
@@ -131,6 +145,7 @@ HEADLINES = {"clean/group/picture+sound": "group", "clean/R@10/picture+sound": "
              "degraded/group/text+picture+sound": "degraded", "odd": "odd one out"}
 
 
+@complete("score")
 def score(figures: Mapping[str, float]) -> float:
     "One number to choose settings by, on validation only: the mean of the four headline figures."
     return float(np.mean([figures[key] for key in HEADLINES]))
@@ -178,19 +193,25 @@ def baselines(train: Bank, validation: Bank, test: Bank) -> dict[str, float]:
 # %% ../nbs/19_questions.ipynb #32bbc82f
 def called(kind: str) -> str:
     "`frozen/decoder/picture+sound/0.001` as a reader wants to see it."
+    if kind.count("/") != 3:
+        raise ValueError(f"called: {kind!r}, expected regime/fusion/modalities/rate")
     regime, fusion, asked, rate = kind.split("/")
     regime = {"longer": "frozen, trained longer", "top": "then top layers", "all": "then all layers",
               "text too": "then all layers, text too"}.get(regime, regime)
     return f"{fusion}, {regime}" + ("" if asked == "picture+sound" else f", trained on {asked}") + f", rate {rate}"
 
 
+@complete("cell")
 def cell(figure: Mapping) -> str:
     return f"{figure['mean']:.3f} ± {figure['sd']:.3f}"
 
 
+@complete("tables")
 def tables(results: Mapping) -> list[dict]:
     "The results as tables: title, head, rows of text, a note."
     test, base, cost = results["test"], results["baselines"], results["cost"]
+    if not test:
+        raise ValueError("tables: no figures of a test; expected those of one kind of model or more")
     seeds = next(iter(test.values()))["odd"]["n"]
     spoken = f"Mean ± standard deviation over {seeds} seed(s)."
     pair = [*HEADLINES, "clean/subgroup/picture+sound", "clean/R@1/picture+sound", "clean/R@5/picture+sound",

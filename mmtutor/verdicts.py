@@ -65,9 +65,11 @@ def judged(claims: Mapping[str, Mapping] | None = None) -> list[Row]:
             rows.append(Row(id, text, "not recorded", "not recorded", "", "", "", 0))
             continue
         found = claims[id]
-        words = [word for word in sorted(VERDICTS, key=len, reverse=True) if found["verdict"].startswith(word)]
+        words = [word for word in sorted(VERDICTS, key=len, reverse=True) if found.get("verdict", "").startswith(word)]
         if not words:
-            raise ValueError(f"judged: {id} has the verdict {found['verdict']!r}, expected one of {VERDICTS}")
+            raise ValueError(f"judged: {id} has the verdict {found.get('verdict')!r}, expected one of {VERDICTS}")
+        if lacking := [key for key in ("summary", "chapter", "command", "seeds") if key not in found]:
+            raise ValueError(f"judged: the record of {id} has no {', '.join(lacking)}")
         rows.append(Row(id, text, words[0], found["verdict"], found["summary"], found["chapter"], found["command"],
                         len(found["seeds"])))
     return rows
@@ -87,4 +89,6 @@ def as_markdown(rows: Sequence[Row]) -> str:
 def tally(rows: Sequence[Row]) -> dict[str, int]:
     "How many rows have each verdict, in the order of VERDICTS; unrecorded ones at the end."
     count = Counter(row.word for row in rows)
+    if unknown := sorted(count.keys() - {*VERDICTS, "not recorded"}):
+        raise ValueError(f"tally: no verdict {', '.join(map(repr, unknown))}; there are {VERDICTS} and 'not recorded'")
     return {word: count[word] for word in (*VERDICTS, "not recorded") if count[word]}

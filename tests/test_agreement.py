@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from mmtutor.agreement import LEVELS, cohen_kappa, krippendorff_alpha, simulated_raters
+from mmtutor.agreement import LEVELS, cohen_kappa, distances, krippendorff_alpha, simulated_raters
 
 quick = settings(deadline=None, max_examples=60)
 NAN = math.nan
@@ -143,6 +143,9 @@ class TestSimulatedRaters:
     (lambda: simulated_raters(torch.arange(3), [], 3), r"skills \[\]"),
     (lambda: simulated_raters(torch.arange(3), [NAN], 3), "expected shares from 0 to 1"),
     (lambda: simulated_raters(torch.arange(3), [0.5], 3, seen=2), "seen 2"),
+    (lambda: simulated_raters(torch.arange(3), [0.5], 2), r"truth \(3,\) of torch.int64; expected .* from 0 to 1"),
+    (lambda: distances(np.ones(2), np.arange(2.0), "ratio"), "level 'ratio'; expected finite numbers"),
+    (lambda: distances(np.ones(3), np.arange(2.0), "ordinal"), r"\(3,\) counts of \(2,\) values"),
 ])
 def test_refused_with_a_reason(call, message):
     with pytest.raises(ValueError, match=message):

@@ -111,6 +111,8 @@ class TestTemperature:
     (lambda: reliability(torch.ones(3, 3).long(), torch.zeros(3).long()), r"\(3, 3\) torch.int64"),
     (lambda: reliability(torch.full((2, 2), 0.5), torch.zeros(2).long(), 0), "0 bins of equal 'width'"),
     (lambda: reliability(torch.full((2, 2), 0.5), torch.zeros(2).long(), 5, "size"), "5 bins of equal 'size'"),
+    (lambda: binned(torch.tensor([-0.5, 0.5]), torch.ones(2), 2), r"\(2,\) confidences of .* from 0 to 1"),
+    (lambda: binned(torch.rand(3), torch.ones(1), 2), r"\(3,\) confidences of \(1,\) answers"),
     (lambda: calibration(torch.full((2, 2), 0.5), torch.zeros(3).long()), r"answers \(2, 2\) and labels \(3,\)"),
     (lambda: fit_temperature(torch.eye(3), torch.arange(3)), "all 3 answers are right"),
     (lambda: fit_temperature(torch.tensor([[0.0, -math.inf]]), torch.tensor([1])), "expected finite floats"),

@@ -69,6 +69,17 @@ def test_unknown_profile_and_foreign_folder(tmp_path):
     capstone.claim_folder(tmp_path / "a", replace(QUICK, epochs=3), fresh=True)
     with pytest.raises(ValueError, match="no way 'guessed'"):
         capstone.measure("guessed", QUICK)
+    with pytest.raises(ValueError, match="of 101 steps; there are cached, recomputed, learning, and 1 to 100 steps"):
+        capstone.measure("cached", QUICK, 101)
+    with pytest.raises(ValueError, match="first_stage: 'zebra' is no job; expected regime/fusion/asked"):
+        capstone.first_stage("zebra")
+    with pytest.raises(ValueError, match="new_model: no regime 'zebra'; there are frozen, longer"):
+        capstone.new_model("zebra", "decoder", QUICK, {})
+    with pytest.raises(ValueError, match="gather: the record has no 'tset'"):
+        capstone.gather({"a/0": {"test": {}}}, "tset")
+    (tmp_path / "a/settings.json").write_text("{")
+    with pytest.raises(ValueError, match="read: settings.json is damaged"):
+        capstone.claim_folder(tmp_path / "a", QUICK, fresh=False)
 
 
 # --- a rehearsal of the whole ---

@@ -113,7 +113,7 @@ def test_the_overview_has_a_line_for_every_chapter_and_adds_up():
     column = lambda i: [int(row[i] or 0) for row in cells]
     assert list(map(int, whole)) == [sum(column(1)), 10 * len(names), 500, sum(column(4)), sum(column(5))]
     assert sum(column(4)) == sum(len(c.exercises) + len(c.quizzes) for c in all_chapters())
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="overview: the record has no '0"):
         overview({})
 
 

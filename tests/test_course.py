@@ -239,6 +239,20 @@ def test_spread_refuses_what_is_no_number(values):
         records.spread(values)
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize("call, message", [
+    (lambda folder: records.show({"mean": 0.5}), "show: the record has no 'sd'"),
+    (lambda folder: records.show(records.spread([0.5]), -1), "show: -1 digits, expected 0 to 100"),
+    (lambda folder: records.ahead({"values": [1, 2, 3]}, {"values": [1]}), "ahead: 3 seeds against 1"),
+    (lambda folder: records.record("a/b", "x", [0], {}, folder), "record: the name 'a/b', expected"),
+    (lambda folder: records.record("toy", "x", [0], {"a": float("nan")}, folder), "toy.json cannot hold its figures"),
+    (lambda folder: (folder / "toy.json").write_text("{") and records.read("toy", folder), "toy.json is damaged"),
+])
+def test_what_is_no_record_is_refused(tmp_path, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(tmp_path)
+
+
 def test_ahead_wants_every_seed_and_a_clear_mean():
     figure = lambda *values: records.spread(values)
     assert records.ahead(figure(.6, .62, .61), figure(.5, .51, .52)) == "ahead"

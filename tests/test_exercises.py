@@ -343,6 +343,14 @@ def test_differences_are_words(expected, got, words):
     assert found is None if words is None else words in found
 
 
+@pytest.mark.bad_input
+def test_a_tolerance_or_a_status_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="difference: tolerance nan, expected a number of 0 or more"):
+        difference(1.0, 2.0, math.nan)
+    with pytest.raises(ValueError, match="Card: status 'good', expected one of todo, pass"):
+        Card("good", "Write f")
+
+
 def test_values_are_short():
     assert shown(torch.tensor([1.0, 1 / 3])) == "[1.    , 0.3333]  float32 (2,)"
     assert shown(torch.ones(2, dtype=torch.bfloat16)) == "[1., 1.]  bfloat16 (2,)"

@@ -441,6 +441,18 @@ def test_other_bad_arguments():
             finetune(Model(), loss, Data(), CONFIG, **QUIET)
 
 
+@pytest.mark.bad_input
+def test_checkpoints_and_states_that_cannot_be_right(tmp_path):
+    for step, keep in ((-1, 2), (10**8, 2), (3, 0)):
+        with pytest.raises(ValueError, match=f"save_checkpoint: step {step}, {keep} to keep"):
+            checkpoints.save_checkpoint(tmp_path, step, {}, {}, keep)
+    before = checkpoints.random_states()
+    for states in ({}, before | {"numpy_rest": torch.tensor([900.0, 0, 0])}, before | {"python": torch.arange(3)}):
+        with pytest.raises(ValueError, match="set_random_states: these are no states of the generators"):
+            checkpoints.set_random_states(states)
+    assert all(torch.equal(state, before[name]) for name, state in checkpoints.random_states().items())
+
+
 def test_facts_are_plain_json(tmp_path):
     finetune(Model(), loss_fn, Data(), CONFIG, folder=tmp_path, stop_after=1, **QUIET)
     wrapped = json.loads((max(tmp_path.glob("step-*")) / "state.json").read_text())

@@ -189,7 +189,9 @@ def test_a_damaged_file_is_named(folder, tmp_path, name):
     ({"settings": {"speed": 9}}, "no setting speed"),
     ({"names": ["one"]}, "does not fit together: temperature .*, 1 names"),
     ({"temperature": 0}, "temperature 0.0"),
-    ({"frozen encoders": {"sound": "0" * 64}}, "the frozen encoder of sound has other weights than in training"),
+    ({"frozen encoders": {"sound": "0" * 64}}, "the frozen encoder of text, picture, sound has other weights than"),
+    ({"temperature": "warm"}, "answers.json is damaged"),
+    ({"groups": ["food"]}, "1 of 8 groups"),
     ({"job": None}, "answers.json is damaged")])
 def test_what_does_not_fit_is_named(folder, tmp_path, changes, words):
     with pytest.raises(ValueError, match=words):
@@ -209,9 +211,10 @@ def test_only_a_finished_job_of_the_same_run_is_published(run, tmp_path):
         inference.check_record(record, "frozen/concat/picture+sound/0.003/0", {})
     result = json.loads((run / JOB / "result.json").read_text())
     inference.check_record(record, JOB, result)
-    result["test"]["odd"] += 0.1
-    with pytest.raises(ValueError, match="odd of .* it tells of another run"):
-        inference.check_record(record, JOB, result)
+    for odd in (result["test"]["odd"] + 0.1, float("nan")):
+        result["test"]["odd"] = odd
+        with pytest.raises(ValueError, match="odd of .* it tells of another run"):
+            inference.check_record(record, JOB, result)
     shutil.copytree(run, tmp_path / "copy")
     (tmp_path / "copy/capstone-own.json").unlink()
     with pytest.raises(ValueError, match="has no record; expected capstone-<profile>.json"):

@@ -36,6 +36,27 @@ def test_raw_pick_prepares_the_items_that_were_chosen():
     assert raw.pick(torch.tensor([1, 0]), torch.tensor([2, 1]))[0].tolist() == [22, 11]
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize("call, message", [
+    (lambda: inputs.Profile(epochs=-1), "Profile: -1 in epochs, expected something, and numbers above 0"),
+    (lambda: inputs.Profile(learning_rates=(1e-3, float("nan"))), "Profile: nan in learning_rates"),
+    (lambda: inputs.Profile(seeds=()), r"Profile: \(\) in seeds, expected something"),
+    (lambda: inputs.Cached([]), r"Cached: \[\]; expected \(items, tokens, dim\)"),
+    (lambda: inputs.Cached([tokens(5), tokens(4)]), "Cached: "),
+    (lambda: inputs.Cached([tokens(5)]).pick(torch.tensor([0]), torch.tensor([1, 2])), r"pick: which \[1\] of "),
+    (lambda: inputs.Cached([tokens(5)]).pick(torch.tensor([0]), torch.tensor([-1])), "pick: rows .*, 0 to 4"),
+    (lambda: inputs.Raw([["a", "b"], ["c"]], None).pick(torch.tensor([0]), torch.tensor([1])), "pick: rows .*, 0 to 0"),
+    (lambda: inputs.Bank(None, torch.arange(4), torch.arange(3), {}), r"Bank: group \[4\], subgroup \[3\]"),
+    (lambda: inputs.Bank(None, torch.arange(4), torch.arange(4), {})[torch.tensor([4])], "pick: rows .*, 0 to 3"),
+    (lambda: inputs.Bank(None, torch.arange(4), torch.arange(4), {}).pick("clean", ["text"], torch.arange(4)),
+     "Bank: no 'text' of kind 'clean'"),
+    (lambda: inputs.raw_variants("tset", QUICK), "raw_variants: no split 'tset'; there are train, validation, test"),
+])
+def test_refused_with_a_reason(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 def test_a_bank_draws_variants_in_training_and_fixes_them_in_evaluation():
     variants = [tokens(4, start=100 * k) for k in range(3)]
     bank = inputs.Bank(None, torch.arange(4), torch.arange(4), {"clean": {"text": inputs.Cached(variants)}})

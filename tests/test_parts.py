@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmtutor.course.parts import PEAK, step_flops, utilisation
+from mmtutor.course.parts import PEAK, as_lines, step_flops, utilisation
 
 
 def test_a_product_of_matrices_is_counted_as_by_hand():
@@ -42,3 +42,9 @@ def test_utilisation_is_operations_a_second_over_the_peak():
 def test_impossible_measurements_are_refused(flops, seconds):
     with pytest.raises(ValueError, match="utilisation: .* operations in .* s, expected at least 0"):
         utilisation(flops, seconds)
+
+
+@pytest.mark.bad_input
+def test_no_part_makes_no_table():
+    with pytest.raises(ValueError, match="as_lines: no part"):
+        as_lines([])

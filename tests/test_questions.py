@@ -105,5 +105,27 @@ def test_similarities_are_cosines():
         [[0, 1], [0.5 ** 0.5, 0.5 ** 0.5]], dtype=torch.double))
 
 
+def test_an_item_alone_is_not_swapped_with_itself():
+    alone = {m: Tokens(torch.ones(1, 1, 2), torch.ones(1, 1, dtype=torch.bool)) for m in inputs.MODALITIES}
+    assert all(questions.swap_one(alone, torch.Generator().manual_seed(s))[1] == 3 for s in range(9)), "none is odd"
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("call, message", [
+    (lambda: questions.swap_one({}, torch.Generator()), "swap_one: items of no modality"),
+    (lambda: questions.loss_function(toy_bank(), ("smell",)), r"loss_function: asked of \['smell'\], expected some"),
+    (lambda: questions.predict(toy_model(), toy_bank(), "clean", ("smell",)), r"predict: .* subsets \['smell'\]"),
+    (lambda: questions.predict(toy_model(), toy_bank(), "clean", batch=0), "predict: batches of 0"),
+    (lambda: questions.similarities(torch.ones(2, 3), torch.ones(2, 4)), r"similarities: \(2, 3\) to \(2, 4\)"),
+    (lambda: questions.score({"odd": 1.0}), "score: the record has no 'clean/group/picture"),
+    (lambda: questions.called("frozen"), "called: 'frozen', expected regime/fusion/modalities/rate"),
+    (lambda: questions.cell({"mean": 1.0}), "cell: the record has no 'sd'"),
+    (lambda: questions.tables({"test": {}, "baselines": {}, "cost": {}}), "tables: no figures of a test"),
+])
+def test_refused_with_a_reason(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 def test_score_is_the_mean_of_the_headlines():
     assert questions.score(dict(zip(questions.HEADLINES, (0.1, 0.2, 0.3, 0.4)))) == pytest.approx(0.25)

@@ -37,6 +37,7 @@ def form(**more) -> Rating:
     (lambda: Rating([item("x")], "?", ["yes", " "]), "2 to 9 different answers"),
     (lambda: Rating([item("x")], "?", list("abcdefghij")), "2 to 9 different answers"),
     (lambda: Rating([item("x")], " ", SCALE), "the question is missing"),
+    (lambda: form(seed=-1), "Rating: seed -1, expected None, or 0 or more"),
     (lambda: form(ratings=[0, 1]), "ratings [0, 1] for 4 items; expected one each, from 0 to 2, or −1 for none"),
     (lambda: form(ratings=[0, 1, 3, 0]), "from 0 to 2, or −1 for none"),
     (lambda: form(ratings=[0, 1, -2, 0]), "from 0 to 2, or −1 for none"),

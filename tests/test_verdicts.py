@@ -41,3 +41,7 @@ def test_odd_records_are_named():
         verdicts.judged({"Z9": {}})
     with pytest.raises(ValueError, match="A1 has the verdict 'great', expected one of"):
         verdicts.judged({"A1": {"verdict": "great"}})
+    with pytest.raises(ValueError, match="the record of A1 has no summary, chapter, command, seeds"):
+        verdicts.judged({"A1": {"verdict": "holds"}})
+    with pytest.raises(ValueError, match="tally: no verdict 'great'"):
+        verdicts.tally([verdicts.judged({})[0]._replace(word="great")])

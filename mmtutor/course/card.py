@@ -8,6 +8,8 @@ __all__ = ['CARD', 'LICENCES', 'FIGURES', 'model_card']
 # %% ../../nbs/course/card.ipynb #846b9c4c
 from collections.abc import Mapping, Sequence
 
+from .records import complete
+
 # %% ../../nbs/course/card.ipynb #5ab66bbf
 CARD = """---
 {{ card_data }}
@@ -77,6 +79,7 @@ FIGURES = {
     "odd": ("odd one out (chance 0.250)", "accuracy")}
 
 
+@complete("model_card")
 def model_card(
     record: Mapping,          # of the run
     job: str,                 # regime/fusion/asked/rate/seed
@@ -97,7 +100,8 @@ def model_card(
         raise ValueError(f"model_card: the record {record['command']!r} has no figures for {kind!r}; it has "
                          f"{', '.join(record['figures']['test'])}")
     about = "OpenMoji pictures, Unicode names, espeak-ng voices" if not own else settings["data"]
-    shown = {text: found[key] for key, (text, _) in FIGURES.items() if key in found}
+    shown = {text: {"mean": found[key]["mean"], "sd": found[key]["sd"]} for key, (text, _) in FIGURES.items()
+             if key in found}
     results = [EvalResult(
         task_type="feature-extraction", task_name="multimodal classification and retrieval", dataset_type=(
             "embedded" if not own else settings["data"]), dataset_name=about, dataset_split="test", metric_type=metric,

@@ -36,6 +36,10 @@ class Card:
     blocks: tuple[str | dict[str, str] | Folded, ...] = ()
     mistake: str | None = None  # the name of the wrong answer that was recognised
 
+    def __post_init__(self):
+        if self.status not in WORDS:
+            raise ValueError(f"Card: status {self.status!r}, expected one of {', '.join(WORDS)}")
+
     def __repr__(self) -> str:
         lines = [self._headline()]
         for block in self.blocks:

@@ -12,7 +12,7 @@ import warnings
 
 from .exercises import Chapter, Exercise, all_chapters
 from .progress import progress_file, read_progress
-from .records import notebooks_dir
+from .records import complete, notebooks_dir
 
 # %% ../../nbs/course/check.ipynb #9fc50167
 STATES = ("done", "tried", "open")
@@ -59,6 +59,7 @@ def standing(chapters: list[Chapter] | None = None) -> dict:
             "file": str(progress_file()), "chapters": parts}
 
 # %% ../../nbs/course/check.ipynb #f93837e2
+@complete("go_on")
 def go_on(parts: list[dict]) -> dict | None:
     "The chapter and the item to do next; None when all is done."
     latest = [max((r["passed"] or "" for r in part["items"]), default="") for part in parts]
@@ -77,6 +78,7 @@ def _bar(part: dict, width: int = 12) -> str:
     return "#" * done + "-" * tried + "." * (width - done - tried)
 
 
+@complete("lines")
 def lines(found: dict) -> list[str]:
     "What `standing` found, as lines to print."
     wide = max((len(part["chapter"]) for part in found["chapters"]), default=0)
@@ -117,10 +119,11 @@ def _line(title: str, found: list) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+@complete("overview")
 def overview(costs: dict, chapters: list[Chapter] | None = None) -> str:
     """The chapters of the index as a table: reading, run, peak memory, exercises.
 
-    `costs`: notebook → `seconds` and `peak MiB`, as in `results/chapters.json`.
+    `costs`: notebook → `seconds` and `peak MiB`, as in `results/chapters.json`; ValueError names what it lacks.
     """
     solved = {c.name: c for c in (all_chapters() if chapters is None else chapters)}
     index = json.loads((notebooks_dir() / "index.ipynb").read_text(encoding="utf-8"))

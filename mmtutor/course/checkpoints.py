@@ -40,10 +40,22 @@ def random_states() -> dict[str, Tensor]:
 
 
 def set_random_states(states: dict[str, Tensor]) -> None:
+    "Go on from what `random_states` gave. ValueError, and all as it was, for anything else."
+    before = random_states()
+    try:
+        _set(states)
+    except (KeyError, IndexError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        _set(before)
+        raise ValueError(f"set_random_states: these are no states of the generators ({error!r})") from error
+
+
+def _set(states: dict[str, Tensor]) -> None:
     torch.set_rng_state(states["torch"])
     version, *numbers = states["python"].tolist()
     random.setstate((version, tuple(numbers), next(iter(states["python_gauss"].tolist()), None)))
     position, has_gauss, gauss = states["numpy_rest"].tolist()
+    if not 0 <= position <= 624:  # NumPy would read outside of its numbers
+        raise ValueError(f"position {position}")
     np.random.set_state(("MT19937", states["numpy"].numpy().astype(np.uint32),  # noqa: NPY002
                          int(position), int(has_gauss), gauss))
     if torch.cuda.is_available():
@@ -76,8 +88,12 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint under `folder`. Last comes `state.json`, with the fingerprints of the rest: it makes it valid.
 
-    Raises OSError when it cannot be written, a full disk say; the older ones are then as they were.
+    Raises OSError when it cannot be written, a full disk say; the older ones are then as they were. ValueError for a
+    step of more than eight digits, and for keeping none.
     """
+    if not 0 <= step < 10**8 or keep < 1:
+        raise ValueError(f"save_checkpoint: step {step}, {keep} to keep; expected a step from 0 to 99,999,999, and 1 "
+                         "or more to keep")
     path = folder / f"step-{step:08d}"
     try:
         _remove(path)

@@ -22,6 +22,8 @@ from .cards import kind, shown
 # %% ../../nbs/course/outcomes.ipynb #c1e5864b
 def difference(expected: object, got: object, tolerance: float = 1e-5) -> str | None:
     "What is wrong with `got`, in one sentence, or None if it equals `expected` (numbers within `tolerance`)."
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"difference: tolerance {tolerance}, expected a number of 0 or more")
     if isinstance(expected, Tensor):
         return _tensor_difference(expected, got, tolerance)
     if isinstance(expected, list | tuple):

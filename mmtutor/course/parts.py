@@ -84,10 +84,12 @@ def parts_of(
 
 
 def as_lines(parts: Sequence[Part]) -> str:
-    "Parts as lines of text; the last column only where operations were counted."
+    "Parts as lines of text; the last column only where operations were counted. ValueError for no part."
+    if not parts:
+        raise ValueError("as_lines: no part; expected those of `parts_of`")
     head = ("part", "parameters", "trained", "bytes", "FLOPs a sample")
     lines = [head[:4] if parts[-1].flops is None else head]
-    lines += [(p.name, *(f"{round(x):,}" for x in p[1:] if x is not None)) for p in parts]
+    lines += [(p.name, *(f"{x:,.0f}" for x in p[1:] if x is not None)) for p in parts]
     return "\n".join(f"{line[0]:<22}" + "".join(f"{x:>{w}}" for x, w in zip(line[1:], (13, 13, 13, 16)))
                      for line in lines)
 

@@ -33,6 +33,8 @@ class Rating(Interactive):
     def __init__(self, items: Sequence[dict], question: str, scale: Sequence[str], rater: str = "",
                  seed: int | None = 0, ratings: Sequence[int] | None = None):
         n = len(items)
+        if seed is not None and seed < 0:
+            raise ValueError(f"Rating: seed {seed}, expected None, or 0 or more")
         order = list(range(n)) if seed is None else np.random.default_rng(seed).permutation(n).tolist()
         super().__init__(items=items, question=question, scale=scale, rater=rater, order=order, at=0,
                          ratings=[-1] * n if ratings is None else ratings)
