@@ -151,7 +151,7 @@ def _():
     return accuracy, dict(model=_model(), bank=symbols(), asked=_asked())
 
 
-@good("binding.accuracy of a model that went astray", keep=("weight",))
+@good("binding.accuracy of a model that went astray")
 def _():
     def used(bias):
         model = _model()

@@ -4,7 +4,16 @@ from fuzzed import good
 
 from mmtutor.crossmodal import BottleneckFusion, CoAttentionFusion, HierarchicalFusion, side_by_side
 from mmtutor.fusion import SharedFusionDecoder, equal_hidden, fusion_cost, make_fusion
-from mmtutor.pooled import ConcatFusion, GatedFusion, ModalityTokens, ScoreFusion, mean_present, mean_token, real_tokens
+from mmtutor.pooled import (
+    ConcatFusion,
+    GatedFusion,
+    ModalityTokens,
+    ScoreFusion,
+    mean_present,
+    mean_token,
+    real_tokens,
+    same_width,
+)
 from mmtutor.transformer import Tokens
 
 NAMES = ["text", "picture"]
@@ -32,6 +41,11 @@ def some(widths=None, padded=True):
 @good("pooled.real_tokens", swallows=("tokens",))  # behind the mask
 def _():
     return real_tokens, dict(tokens=some(), widths=dict.fromkeys(NAMES, 8), operation="reading")
+
+
+@good("pooled.same_width")
+def _():
+    return same_width, dict(operation="fusing", modalities=NAMES, dim=8, dropout=0.1, hidden=6)
 
 
 @good("pooled.mean_token", swallows=("tokens",))  # behind the mask

@@ -6,6 +6,7 @@ from mmtutor.multitask import GradNorm, UncertaintyWeighting, gradient_norms
 from mmtutor.objectives import (
     MultiTaskLoss,
     check_losses,
+    check_pairs,
     contrastive_among,
     contrastive_loss,
     hardest,
@@ -14,7 +15,16 @@ from mmtutor.objectives import (
     siglip_loss,
     unit_rows,
 )
-from mmtutor.retrieval import alignment, mean_reciprocal_rank, modality_gap, on_sphere, ranks, recall_at, uniformity
+from mmtutor.retrieval import (
+    alignment,
+    check_numbers,
+    mean_reciprocal_rank,
+    modality_gap,
+    on_sphere,
+    ranks,
+    recall_at,
+    uniformity,
+)
 
 
 def _pairs(count=4):
@@ -30,6 +40,11 @@ def _losses():
 @good("objectives.unit_rows")
 def _():
     return unit_rows, dict(operation="loss", **_pairs())
+
+
+@good("objectives.check_pairs")
+def _():
+    return check_pairs, dict(operation="loss", **_pairs())
 
 
 @good("objectives.contrastive_loss")
@@ -96,6 +111,11 @@ def _():
     return MultiTaskLoss({"group": 1.0, "odd": 0.5, "other": 2.0}), dict(losses=_losses())
 
 
+@good("retrieval.check_numbers")
+def _():
+    return check_numbers, dict(operation="measure", shape=(3,), end=5, target=torch.tensor([0, 4, 2]))
+
+
 @good("retrieval.ranks")
 def _():
     return ranks, dict(scores=torch.randn(3, 5), target=torch.tensor([0, 4, 2]), operation="measure")
@@ -148,7 +168,9 @@ def _tasks(shared, group, odd):
     "Two losses of the same tensors; a factor of each."
     for x in shared:
         x.requires_grad_()
-    return {"group": group * sum(x.square().sum() for x in shared), "odd": odd * shared[0].abs().sum()}
+    none = torch.zeros(())
+    return {"group": group * sum((x.square().sum() for x in shared), none),
+            "odd": odd * sum((x.abs().sum() for x in shared[:1]), none)}
 
 
 @good("multitask.gradient_norms")
@@ -161,7 +183,9 @@ def _():
 
 @good("multitask.gradient_norms of what does not depend on them", swallows=("losses", "shared"))  # the length is 0
 def _():
-    return gradient_norms, dict(losses=_losses(), shared=[torch.randn(2, 3)])
+    def used(losses, shared):
+        return gradient_norms(losses, [x.clone().requires_grad_() for x in shared])
+    return used, dict(losses=_losses(), shared=[torch.randn(2, 3)])
 
 
 @good("multitask.GradNorm")
