@@ -62,7 +62,8 @@ def _():
 
 @good("pooled.mean_present")
 def _():
-    return mean_present, dict(states=torch.randn(3, 2, 4), present=torch.tensor([[True, False], [True] * 2, [False] * 2]))
+    present = torch.tensor([[True, False], [True, True], [False, False]])
+    return mean_present, dict(states=torch.randn(3, 2, 4), present=present)
 
 
 @good("pooled.ModalityTokens")
@@ -92,11 +93,11 @@ def fusion_calls(design, name, options):
 
     @good(f"{name} of values")
     def _():
-        fusion, tokens = design(NAMES, 8, **options).eval(), some(padded=False)
+        fusion, mask = design(NAMES, 8, **options).eval(), torch.ones(2, 3, dtype=torch.bool)
 
         def used(text, picture):
-            return fusion({"text": Tokens(text, tokens["text"].mask), "picture": Tokens(picture, tokens["picture"].mask)})
-        return used, dict(text=tokens["text"].values, picture=tokens["picture"].values)
+            return fusion({"text": Tokens(text, mask), "picture": Tokens(picture, mask)})
+        return used, dict(text=torch.randn(2, 3, 8), picture=torch.randn(2, 3, 8))
 
 
 for design, options in OPTIONS.items():
