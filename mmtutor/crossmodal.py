@@ -24,8 +24,8 @@ def side_by_side(
     odd = [(tuple(v.shape), tuple(m.shape)) for v, m in tokens if v.ndim != 3 or v.shape[::2] != like.shape[::2]
            or m.shape != v.shape[:2] or m.dtype != torch.bool]
     if odd or like.ndim != 3:
-        raise ValueError(f"side_by_side: values and masks {odd}, like {tuple(like.shape)}; expected (batch, tokens, dim) "
-                         "with the same batch and dim, and torch.bool (batch, tokens)")
+        raise ValueError(f"side_by_side: values and masks {odd}, like {tuple(like.shape)}; expected the same batch and "
+                         "dim in (batch, tokens, dim), and torch.bool (batch, tokens)")
     return Tokens(torch.cat([like[:, :0], *(t.values for t in tokens)], dim=1),
                   torch.cat([like.new_zeros(len(like), 0, dtype=torch.bool), *(t.mask for t in tokens)], dim=1))
 

@@ -92,7 +92,7 @@ def drop_modalities(
     first = next(iter(tokens.values())).mask.shape[:1]
     if odd := [m for m, (values, mask) in tokens.items() if mask.dtype != torch.bool or mask.ndim != 2
                or mask.shape != values.shape[:2] or mask.shape[:1] != first]:
-        raise ValueError(f"drop_modalities: the masks of {', '.join(odd)} do not fit, expected bool (batch, tokens) for all")
+        raise ValueError(f"drop_modalities: the masks of {', '.join(odd)} do not fit, expected bool (batch, tokens)")
     present = torch.stack([t.mask.any(1) for t in tokens.values()], dim=1)
     drawn = torch.rand(present.shape, device=present.device).masked_fill(~present, -1)
     kept = (drawn >= share) | (drawn == drawn.amax(1, keepdim=True))

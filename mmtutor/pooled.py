@@ -52,9 +52,10 @@ def same_width(
     "Every modality with its width. ValueError for names that are no different names, no size or no share to drop."
     names, sizes = list(modalities), {"dim": dim} | sizes
     odd = {name: size for name, size in sizes.items() if size is not None and not 1 <= size <= 10**6}
-    if odd or not names or len(set(names)) < len(names) or any(not m or "." in m for m in names) or not 0 <= dropout < 1:
-        raise ValueError(f"{operation}: modalities {names}, dropout {dropout}, {odd or sizes}; expected different names "
-                         "without a dot, a dropout from 0 to below 1, sizes from 1 to a million")
+    named = names and len(set(names)) == len(names) and all(m and "." not in m for m in names)
+    if odd or not named or not 0 <= dropout < 1:
+        raise ValueError(f"{operation}: modalities {names}, dropout {dropout}, {odd or sizes}; expected different "
+                         "names, none with a dot, a dropout from 0 to below 1, sizes from 1 to a million")
     return dict.fromkeys(names, dim)
 
 # %% ../nbs/09_pooled.ipynb #24907425
@@ -82,7 +83,8 @@ class ModalityTokens(nn.Module):
         max_tokens: int = 256,      # positions that are learned, per modality
     ):
         super().__init__()
-        same_width("ModalityTokens", widths, dim, max_tokens=max_tokens, **{f"width of {m}": w for m, w in widths.items()})
+        same_width("ModalityTokens", widths, dim, max_tokens=max_tokens,
+                   **{f"width of {m}": width for m, width in widths.items()})
         self.widths, self.dim, self.max_tokens = dict(widths), dim, max_tokens
         self.project = nn.ModuleDict({m: nn.Linear(width, dim) for m, width in widths.items()})
         self.norm = nn.ModuleDict({m: nn.LayerNorm(dim) for m in widths})

@@ -131,7 +131,7 @@ def step_back(
     if not 0 <= earlier < t <= 1:
         raise ValueError(f"step_back: from {t} to {earlier}, expected 0 ≤ earlier < t ≤ 1")
     if not 0 <= fresh <= 1 or x.shape != noise.shape or not x.is_floating_point():
-        raise ValueError(f"step_back: fresh {fresh}, expected 0 to 1; {x.dtype} {tuple(x.shape)}, noise {tuple(noise.shape)}")
+        raise ValueError(f"step_back: {x.dtype} {tuple(x.shape)}, noise {tuple(noise.shape)}, fresh {fresh} (0 to 1)")
     (signal, rest), (signal_to, rest_to) = (shares(torch.tensor(time, dtype=x.dtype)) for time in (t, earlier))
     picture = ((x - rest * noise) / signal).clamp(-1, 1)
     noise = (x - signal * picture) / rest
@@ -215,7 +215,7 @@ def losses(
     """
     patches = to_patches(pictures)
     if patches.shape != noise.shape or not t.shape == ids.shape[:1] == patches.shape[:1] or not len(ids):
-        raise ValueError(f"losses: {len(ids)} rows, t {tuple(t.shape)}, {tuple(patches.shape)} and noise {tuple(noise.shape)}")
+        raise ValueError(f"losses: ids, t, patches, noise {[tuple(x.shape) for x in (ids, t, patches, noise)]} differ")
     signal, rest = (share[:, None, None] for share in shares(t))
     said = model(ids, signal * patches + rest * noise, t)
     text = (ids[:, 1:] != PATCH) & (ids[:, 1:] != PAD)
@@ -235,9 +235,9 @@ def train(
     after: Callable[[int], None] | None = None,  # called with the number of the step behind every step
 ) -> Float[Tensor, "steps 2"]:
     "Train on random digits, kinds (35, 55, 10 %), times and noise; give back both losses of every step."
-    check_numbers("train", to_patches(pictures).shape[:1], len(WORDS), labels=labels)
-    if not (len(labels) and steps > 0 < batch and 0 < rate < math.inf and 0 <= weight < math.inf):
-        raise ValueError(f"train: {steps} steps of {batch} out of {len(labels)}, rate {rate}, weight {weight}; expected > 0")
+    check_numbers("train", (len(to_patches(pictures)) or 1,), len(WORDS), labels=labels)
+    if not (steps > 0 < batch and 0 < rate < math.inf and 0 <= weight < math.inf):
+        raise ValueError(f"train: {steps} steps, batch {batch}, rate {rate}, weight {weight}; expected more than 0")
     generator, history = torch.Generator().manual_seed(seed), []
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)

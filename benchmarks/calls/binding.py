@@ -54,12 +54,7 @@ def _model(name="concat", **options):
     return new_binder(name, symbols(), 0, dim=8, **options)
 
 
-def _reply():
-    asked = _asked()
-    return _model()(asked.tokens(symbols(), torch.arange(4)))
-
-
-@good("binding.Bank")
+@good("binding.Bank", swallows=("pictures", "sounds", "phrases"))  # only the widths count
 def _():
     def used(**given):
         return Bank(**given).widths
@@ -78,7 +73,7 @@ def _():
     return encode, dict(encoder=Letters(), raw=["one", "seven", "ten"])
 
 
-@good("binding.Questions")
+@good("binding.Questions", swallows=("bank",))  # of which a few rows are looked up
 def _():
     def used(bank, rows, modalities, **given):
         return Questions(**given).tokens(bank, rows, modalities)
@@ -110,8 +105,8 @@ def _():
 @good("binding.SelfAttentionFusion")
 def _():
     def used(modalities, dim, **given):
-        tokens = {m: Tokens(torch.randn(2, 3, dim), torch.ones(2, 3, dtype=torch.bool)) for m in modalities}
-        return SelfAttentionFusion(modalities, dim, **given)(tokens)
+        fusion = SelfAttentionFusion(modalities, dim, **given)
+        return fusion({m: Tokens(torch.randn(2, 3, dim), torch.ones(2, 3, dtype=torch.bool)) for m in modalities})
     return used, dict(modalities=["picture", "text"], dim=8, depth=1, heads=2, hidden=8, dropout=0.1)
 
 
@@ -124,8 +119,10 @@ def _():
 
 @good("binding.new_binder", swallows=("bank",))  # only its widths count
 def _():
-    return new_binder, dict(name="decoder", bank=symbols(), seed=0, modalities=["picture", "sound"], dim=8, scale=2.0,
-                            depth=1, heads=2)
+    def used(modalities, **given):
+        return new_binder(modalities=modalities, **given)(_asked().tokens(symbols(), torch.arange(2), modalities))
+    return used, dict(name="decoder", bank=symbols(), seed=0, modalities=["picture", "sound"], dim=8, scale=2.0,
+                      depth=1, heads=2)
 
 
 @good("binding.Recipe")
@@ -135,11 +132,13 @@ def _():
     return used, dict(step=3, **asdict(Recipe(steps=10, warm_up=2)))
 
 
-@good("binding.loss_of", swallows=("reply", "recipe"))  # a help of weight 0 is not looked at
+@good("binding.loss_of")
 def _():
-    reply = _reply()
-    return loss_of, dict(reply=type(reply)(*(x.detach() for x in reply)), asked=_asked(), rows=torch.arange(4),
-                         recipe=Recipe(steps=4))
+    model = _model()
+
+    def used(asked, rows, recipe):
+        return loss_of(model(asked.tokens(symbols(), rows)), asked, rows, recipe)
+    return used, dict(asked=_asked(), rows=torch.arange(4), recipe=Recipe(steps=4))
 
 
 @good("binding.batches")
@@ -156,11 +155,11 @@ def _():
 
 @good("binding.accuracy of a model that went astray")
 def _():
-    def used(bias):
+    def used(weight):
         model = _model()
-        model.heads["answer"].bias.data = bias
+        model.heads["answer"].bias.data.fill_(weight)
         return accuracy(model, symbols(), _asked())
-    return used, dict(bias=torch.zeros(24))
+    return used, dict(weight=0.5)
 
 
 @good("binding.learn", swallows=("bank",), changes=("model",))
