@@ -206,7 +206,7 @@ class SelfAttentionFusion(nn.Module):
 
 # %% ../nbs/11_binding.ipynb #9560aa8f
 def new_binder(name: str, bank: Bank, seed: int, *, modalities: Sequence[str] = MODALITIES, dim: int = 64,
-               scale: float = 2.0, **options) -> Binder:  # name: a fusion of chapter 9, or "self-attention"; its options
+               scale: float = 2.0, **options) -> Binder:  # name and options: a fusion's, or "self-attention"
     "A fresh model. The decoder is asked by voice and text unless `ask` says otherwise."
     torch.manual_seed(seed)
     if name == "decoder":
