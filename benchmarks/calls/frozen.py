@@ -79,7 +79,11 @@ def _():
 
 @good("freezing.fingerprint")
 def _():
-    return fingerprint, dict(encoder=Letters())
+    def used(weight):
+        encoder = Letters()
+        encoder.embedding.weight.data.fill_(weight)
+        return fingerprint(encoder)
+    return used, dict(weight=0.5)
 
 
 @good("freezing.cached_features")
@@ -145,7 +149,7 @@ def _():
     return used, dict(wrapped=("a", "b"), trained=3, every=7)
 
 
-@good("lora.add_lora", changes=("model",))
+@good("lora.add_lora")
 def _():
     def used(policy, **given):
         model = _model()
@@ -153,18 +157,25 @@ def _():
     return used, dict(policy="encoders", rank=2, alpha=8.0)
 
 
-@good("lora.lora_state")
-def _():
-    model = _model()
-    add_lora(model)
-    return lora_state, dict(model=model)
-
-
-@good("lora.merge_lora", changes=("model",))
-def _():
+def _corrected(weight):
     model = _model()
     add_lora(model, "head", rank=1)
-    return merge_lora, dict(model=model)
+    model["head"].up.data.fill_(weight)
+    return model
+
+
+@good("lora.lora_state")
+def _():
+    def used(weight):
+        return lora_state(_corrected(weight))
+    return used, dict(weight=0.5)
+
+
+@good("lora.merge_lora")
+def _():
+    def used(weight):
+        return merge_lora(_corrected(weight))
+    return used, dict(weight=0.5)
 
 
 @good("recompute.recompute")
