@@ -49,7 +49,7 @@ def same_width(
     dropout: float = 0.0,
     **sizes: int | None,         # what else a design is built from; None: not given
 ) -> dict[str, int]:
-    "Every modality with its width. ValueError for no or equal names, a size below 1, a dropout that is not from 0 to 1."
+    "Every modality with its width. ValueError for no or equal names, a size below 1, a dropout outside 0 … 1."
     names, sizes = list(modalities), {"dim": dim} | sizes
     odd = {name: size for name, size in sizes.items() if size is not None and not 1 <= size <= 10**6}
     named = names and len(set(names)) == len(names) and all(m and "." not in m for m in names)
