@@ -192,7 +192,7 @@ class SelfAttentionFusion(nn.Module):
     def __init__(self, modalities: Sequence[str], dim: int, *, depth: int = 3, heads: int = 4,
                  hidden: int | None = None, dropout: float = 0.0):
         super().__init__()
-        self.widths = same_width("SelfAttentionFusion", modalities, dim, dropout, depth=depth, hidden=hidden)
+        self.widths = same_width("SelfAttentionFusion", modalities, dim, dropout, depth=depth or None, hidden=hidden)
         self.state = nn.Parameter(torch.randn(dim))
         self.encoder = Encoder(depth, dim, heads, hidden, dropout=dropout)
 

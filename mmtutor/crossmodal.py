@@ -48,7 +48,7 @@ class CoAttentionFusion(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.widths = same_width("CoAttentionFusion", modalities, dim, dropout, depth=depth, hidden=hidden)
+        self.widths = same_width("CoAttentionFusion", modalities, dim, dropout, depth=depth or None, hidden=hidden)
         self.layers = nn.ModuleList(nn.ModuleDict(
             {m: DecoderLayer(dim, heads, hidden, dropout=dropout) for m in self.widths}) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
@@ -93,7 +93,7 @@ class BottleneckFusion(nn.Module):
         super().__init__()
         if bottlenecks < 1:
             raise ValueError(f"BottleneckFusion: {bottlenecks} bottleneck tokens, expected at least one")
-        self.widths = same_width("BottleneckFusion", modalities, dim, dropout, depth=depth, hidden=hidden)
+        self.widths = same_width("BottleneckFusion", modalities, dim, dropout, depth=depth or None, hidden=hidden)
         self.shared = nn.Parameter(torch.randn(bottlenecks, dim))
         self.layers = nn.ModuleList(nn.ModuleDict(
             {m: EncoderLayer(dim, heads, hidden, dropout=dropout) for m in self.widths}) for _ in range(depth))
@@ -142,7 +142,7 @@ class HierarchicalFusion(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.widths = same_width("HierarchicalFusion", modalities, dim, dropout, depth=depth, hidden=hidden)
+        self.widths = same_width("HierarchicalFusion", modalities, dim, dropout, depth=depth or None, hidden=hidden)
         self.levels = tuple(map(tuple, levels or [modalities]))
         if sorted(m for level in self.levels for m in level) != sorted(self.widths) or queries < 1:
             raise ValueError(f"HierarchicalFusion: levels={self.levels}, {queries} queries; expected each of "

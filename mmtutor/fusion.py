@@ -46,7 +46,7 @@ class SharedFusionDecoder(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.widths = same_width("SharedFusionDecoder", modalities, dim, dropout, depth=depth, hidden=hidden)
+        self.widths = same_width("SharedFusionDecoder", modalities, dim, dropout, depth=depth or None, hidden=hidden)
         self.ask = tuple(ask)
         if set(ask) - set(modalities) or queries + len(self.ask) < 1:
             raise ValueError(f"SharedFusionDecoder: {queries} queries and ask={self.ask}; expected at least one query, "
@@ -119,4 +119,4 @@ def equal_hidden(
     if parameters < one:
         raise ValueError(f"equal_hidden: {name} of width {dim} has at least {one:,} parameters, "
                          f"expected a budget of that or more, got {parameters:,}")
-    return 1 + round((parameters - one) / (two - one))
+    return 1 + round((parameters - one) / (two - one)) if two > one else 1  # without layers every width is as near

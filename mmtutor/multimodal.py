@@ -60,7 +60,7 @@ class MultimodalConfig:
         object.__setattr__(self, "ask", tuple(self.ask))
         if self.fusion not in FUSIONS:
             raise ValueError(f"MultimodalConfig: unknown fusion {self.fusion!r}, expected one of {', '.join(FUSIONS)}")
-        sizes = {name: getattr(self, name) for name in ("dim", "depth", "heads", "embedding", "max_tokens")}
+        sizes = {name: getattr(self, name) for name in ("dim", "heads", "embedding", "max_tokens")}
         if odd := {name: size for name, size in sizes.items() if not 1 <= size <= 10**6}:
             raise ValueError(f"MultimodalConfig: {odd}, expected sizes from 1 to a million")
         for name in ("dropout", "modality_dropout", "feature_dropout"):

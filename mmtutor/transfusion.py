@@ -156,7 +156,7 @@ class Transfusion(nn.Module):
 
     def __init__(self, dim: int = 96, heads: int = 4, depth: int = 4, *, two_way: bool = True, dropout: float = 0.1):
         super().__init__()
-        same_width("Transfusion", ("text", "picture"), dim, dropout, depth=depth)
+        same_width("Transfusion", ("text", "picture"), dim, dropout, depth=depth or None)
         self.two_way = two_way
         self.embed, self.enter = nn.Embedding(PATCH + 1 + len(LETTERS), dim), nn.Linear(PIXELS**2, dim)
         nn.init.normal_(self.embed.weight, std=0.5)

@@ -335,8 +335,8 @@ def test_configuration_is_checked():
         config(widths=(("text", 1), ("text", 2)))
     with pytest.raises(ValueError, match="tasks=.*a number > 0"):
         config(tasks={"group": 0})
-    with pytest.raises(ValueError, match="MultimodalConfig: {'depth': 0, 'embedding': -1}"):
-        config(depth=0, embedding=-1)
+    with pytest.raises(ValueError, match="MultimodalConfig: {'heads': 0, 'embedding': -1}"):
+        config(heads=0, embedding=-1)
     with pytest.raises(ValueError, match="modality_dropout=1.0, expected at least 0 and below 1"):
         config(modality_dropout=1.0)
     with pytest.raises(ValueError, match="ask=\\('smell',\\)"):

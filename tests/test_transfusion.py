@@ -288,7 +288,7 @@ class TestWriteAndDraw:
     (lambda m: losses(m, *[torch.zeros(n, 8, 8) for n in (2, 1)], torch.ones(2), torch.ones(2, 16, 1)), "losses: ids"),
     (lambda m: train(m, torch.zeros(2, 8, 8), torch.tensor([1])), r"train: labels is torch.int64 \(1,\)"),
     (lambda m: train(m, torch.zeros(2, 8, 8), torch.tensor([1, 2]), batch=0), "train: .* batch 0"),
-    (lambda m: Transfusion(16, 2, 0), "Transfusion: .*'depth': 0"),
+    (lambda m: Transfusion(16, 2, -1), "Transfusion: .*'depth': -1"),
 ])
 def test_refused_with_a_reason(call, message):
     with pytest.raises(ValueError, match=message):
