@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from . import data
 from .audio import RecurrentEncoder
-from .fusion import SharedFusionDecoder, make_fusion, mean_token, real_tokens
+from .fusion import SharedFusionDecoder, make_fusion, mean_token, real_tokens, same_width
+from .retrieval import check_numbers
 from .tasks import PHRASES, TYPES, Scene, jitter
 from .text import TextEncoder
 from .transformer import Encoder, Tokens
@@ -41,26 +42,25 @@ class Bank(NamedTuple):
 
     @property
     def widths(self) -> dict[str, int]:
-        every = self.pictures["colour"], self.sounds.values, self.phrases.values
-        return dict(zip(MODALITIES, (x.shape[-1] for x in every)))
+        picture = next(iter(self.pictures.values()), torch.empty(0))
+        return dict(zip(MODALITIES, (x.shape[-1] for x in (picture, self.sounds.values, self.phrases.values))))
 
 # %% ../nbs/11_binding.ipynb #3aed876a
 def symbols() -> Bank:
     "A bank for perfect senses: each type, each spoken type and each relation is one number that is 1."
-    types, relations = torch.eye(len(TYPES)), torch.eye(4).repeat_interleave(4, 0)
+    types, relations = torch.eye(len(TYPES)), torch.eye(4).repeat_interleave(4, 0)[:, None]
     versions, real = repeat(types, "type dim -> version type dim", version=28), torch.ones(24 * len(VOICES), 1).bool()
     sounds = repeat(types, "type dim -> (voice type) 1 dim", voice=len(VOICES))
-    return Bank({style: versions for style in ("colour", "lines")}, Tokens(sounds, real),
-                Tokens(relations[:, None], real[:len(relations)]))
+    return Bank(dict.fromkeys(("colour", "lines"), versions), Tokens(sounds, real), Tokens(relations, real[:16]))
 
 # %% ../nbs/11_binding.ipynb #1191590a
 @torch.no_grad()
 def encode(encoder: nn.Module, raw: Sequence) -> Tokens:
     "The tokens of everything, in batches of 64 and padded to the longest."
-    parts = [encoder(*encoder.prepare(raw[i:i + 64])) for i in range(0, len(raw), 64)]
-    longest = max(p.values.shape[1] for p in parts)
-    return Tokens(*(torch.cat([F.pad(x, (*[0] * (2 * x.ndim - 4), 0, longest - x.shape[1])) for x in both])
-                    for both in zip(*parts)))
+    rows = [row for i in range(0, len(raw), 64) for row in zip(*encoder(*encoder.prepare(raw[i:i + 64])))]
+    if not rows:
+        raise ValueError("encode: nothing to encode, expected one input at least")
+    return Tokens(*(nn.utils.rnn.pad_sequence(x, batch_first=True) for x in zip(*rows)))
 
 
 def encode_bank(width: int = 128) -> Bank:
@@ -69,15 +69,13 @@ def encode_bank(width: int = 128) -> Bank:
     A picture becomes the mean of its nine tokens, and of that the `width` directions in which the training versions
     vary most. Sounds are brought to mean 0 and deviation 1 over the training voices.
     """
-    table = data.load()
-    place = {name: i for i, name in enumerate(table["name"])}
-    types, pictures = table.select([place[name] for name in TYPES]), {}
+    table, pictures = data.load(), {}
+    types = table.select([list(table["name"]).index(name) for name in TYPES])
     cnn = ConvEncoder.from_pretrained()
     for style in ("colour", "lines"):
         plain = [data.picture_of(p) for p in types[style]]
         versions = [jitter(p, np.random.default_rng([v, t])) for v in range(28) for t, p in enumerate(plain)]
-        found = mean_token(encode(cnn, versions))
-        pictures[style] = rearrange(found, "(version type) dim -> version type dim", type=len(TYPES))
+        pictures[style] = rearrange(mean_token(encode(cnn, versions)), "(v type) dim -> v type dim", type=len(TYPES))
     seen = pictures["colour"][list(VERSIONS["train"])].flatten(0, 1)
     axes = torch.linalg.svd(seen - seen.mean(0), full_matrices=False)[2][:width].T
     scale = ((seen - seen.mean(0)) @ axes).std(0).mean()
@@ -101,16 +99,23 @@ class Questions:
     place: Int[Tensor, "scene"]         # where the named type stands
     answer_place: Int[Tensor, "scene"]  # where the answer stands
 
+    def __post_init__(self):
+        for (name, x), end in zip(list(vars(self).items())[1:], (28, 24, 24 * len(VOICES), 16, 24, 9, 9)):
+            check_numbers("Questions", self.answer.shape[:1] + (9,) * (name in ("version", "cells")), end, **{name: x})
+
     def __len__(self) -> int:
         return len(self.answer)
 
     def tokens(self, bank: Bank, rows: Int[Tensor, "batch"], modalities: Sequence[str] = MODALITIES) -> dict:
         "What the chosen scenes show and say, looked up in the bank."
-        cells = bank.pictures[self.style][self.version[rows], self.cells[rows]]
-        found = {"picture": Tokens(cells, torch.ones(cells.shape[:2], dtype=torch.bool)),
-                 "sound": Tokens(*(x[self.sound[rows]] for x in bank.sounds)),
-                 "text": Tokens(*(x[self.phrase[rows]] for x in bank.phrases))}
-        return {m: found[m] for m in modalities}
+        try:
+            cells = bank.pictures[self.style][self.version[rows], self.cells[rows]]
+            found = {"picture": Tokens(cells, torch.ones(cells.shape[:2], dtype=torch.bool)),
+                     "sound": Tokens(*(x[self.sound[rows]] for x in bank.sounds)),
+                     "text": Tokens(*(x[self.phrase[rows]] for x in bank.phrases))}
+            return {m: found[m] for m in modalities}
+        except (IndexError, KeyError) as error:
+            raise ValueError(f"Questions: scenes {tuple(rows.shape)} in {self.style} and this bank: {error}") from error
 
 
 def questions(scenes: Sequence[Scene], split: str, style: str = "colour") -> Questions:
@@ -118,14 +123,16 @@ def questions(scenes: Sequence[Scene], split: str, style: str = "colour") -> Que
     if split not in VERSIONS or not scenes:
         raise ValueError(f"questions: {len(scenes)} scenes for split {split!r}; expected at least one, "
                          f"and a split out of {', '.join(VERSIONS)}")
-    if (most := max(max(s.variants) for s in scenes)) >= len(VERSIONS[split]):
+    if (most := max(max(s.variants, default=0) for s in scenes)) >= len(VERSIONS[split]):
         raise ValueError(f"questions: version {most} of a picture, split {split!r} has {len(VERSIONS[split])}")
-    columns = {name: torch.tensor([getattr(s, name) for s in scenes])
-               for name in ("variants", "cells", "answer", "place", "answer_place")}
+    ok = lambda s: s.voice in VOICES and 0 <= s.spoken < 24 and 0 <= s.relation < 4 and s.phrase in PHRASES[s.relation]
+    if odd := [s for s in scenes if not (ok(s) and len(s.cells) == len(s.variants) == 9 and min(s.variants) >= 0)]:
+        raise ValueError(f"questions: {odd[0]}; expected nine cells, versions from 0, a known voice, type and phrase")
+    column = lambda name: torch.tensor([getattr(s, name) for s in scenes])
     sound = torch.tensor([24 * VOICES.index(s.voice) + s.spoken for s in scenes])
     phrase = torch.tensor([4 * s.relation + PHRASES[s.relation].index(s.phrase) for s in scenes])
-    return Questions(style, VERSIONS[split][0] + columns["variants"], columns["cells"], sound, phrase,
-                     columns["answer"], columns["place"], columns["answer_place"])
+    return Questions(style, VERSIONS[split][0] + column("variants"), column("cells"), sound, phrase, column("answer"),
+                     column("place"), column("answer_place"))
 
 # %% ../nbs/11_binding.ipynb #cc2c5341
 class Reply(NamedTuple):
@@ -143,13 +150,11 @@ class Binder(nn.Module):
         self,
         widths: Mapping[str, int],   # of the tokens: those of the bank
         fusion: nn.Module,           # modalities and `dim` as here
-        *,
-        modalities: Sequence[str] = MODALITIES,
-        dim: int = 64,
+        *, modalities: Sequence[str] = MODALITIES, dim: int = 64,
         scale: float = 2.0,          # how long tokens are: attention starts sharper with longer ones
     ):
         super().__init__()
-        if not set(modalities) <= set(widths) or not modalities:
+        if not set(modalities) <= {m for m, width in widths.items() if width > 0} or not modalities:
             raise ValueError(f"Binder: modalities {tuple(modalities)}, expected at least one of {', '.join(widths)}")
         self.modalities, self.scale = tuple(modalities), scale
         self.project = nn.ModuleDict({m: nn.Sequential(nn.Linear(widths[m], dim), nn.LayerNorm(dim))
@@ -157,13 +162,14 @@ class Binder(nn.Module):
         self.modality = nn.ParameterDict({m: nn.Parameter(0.7 * torch.randn(dim)) for m in modalities})
         self.row, self.column = (nn.Parameter(0.7 * torch.randn(3, dim)) for _ in range(2))
         self.fusion = fusion
-        self.heads = nn.ModuleDict({"answer": nn.Linear(dim, len(TYPES)), "place": nn.Linear(dim, 9),
-                                    "answer_place": nn.Linear(dim, 9)})
+        self.heads = nn.ModuleDict({name: nn.Linear(dim, n) for name, n in zip(Reply._fields, (len(TYPES), 9, 9))})
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
     def forward(self, tokens: Mapping[str, Tokens], *, need_weights: bool = False):
         "A `Reply`; with `need_weights` also the weights that the fusion gives."
         given = real_tokens(tokens, {m: self.project[m][0].in_features for m in self.modalities}, "Binder")
+        if "picture" in given and given["picture"].values.shape[1] != 9:
+            raise ValueError(f"Binder: {given['picture'].values.shape[1]} tokens of the picture, expected 9 cells")
         content = {m: Tokens(self.project[m](values), mask) for m, (values, mask) in given.items()}
         places = {"picture": (self.row[:, None] + self.column).flatten(0, 1)}
         marked = {m: Tokens(self.scale * (values + self.modality[m] + places.get(m, 0)), mask)
@@ -186,7 +192,7 @@ class SelfAttentionFusion(nn.Module):
     def __init__(self, modalities: Sequence[str], dim: int, *, depth: int = 3, heads: int = 4,
                  hidden: int | None = None, dropout: float = 0.0):
         super().__init__()
-        self.widths = dict.fromkeys(modalities, dim)
+        self.widths = same_width("SelfAttentionFusion", modalities, dim, dropout, depth=depth or None, hidden=hidden)
         self.state = nn.Parameter(torch.randn(dim))
         self.encoder = Encoder(depth, dim, heads, hidden, dropout=dropout)
 
@@ -199,16 +205,8 @@ class SelfAttentionFusion(nn.Module):
         return (state, {}) if need_weights else state
 
 # %% ../nbs/11_binding.ipynb #9560aa8f
-def new_binder(
-    name: str,               # a fusion of chapter 9, or "self-attention"
-    bank: Bank,
-    seed: int,
-    *,
-    modalities: Sequence[str] = MODALITIES,
-    dim: int = 64,
-    scale: float = 2.0,
-    **options,               # of the fusion
-) -> Binder:
+def new_binder(name: str, bank: Bank, seed: int, *, modalities: Sequence[str] = MODALITIES, dim: int = 64,
+               scale: float = 2.0, **options) -> Binder:  # name and options: a fusion's, or "self-attention"
     "A fresh model. The decoder is asked by voice and text unless `ask` says otherwise."
     torch.manual_seed(seed)
     if name == "decoder":
@@ -231,6 +229,11 @@ class Recipe:
     answer_place: float = 2.0
     every: int = 20          # steps between two looks at the validation scenes
 
+    def __post_init__(self):
+        fine = self.flat < 1 and all(0 <= x < math.inf for x in vars(self).values())
+        if not fine or min(self.steps, self.batch, self.warm_up, self.every) < 1:
+            raise ValueError(f"{self}: expected flat below 1, the other whole numbers from 1 on, nothing below 0")
+
     def shape(self, step: int) -> float:
         "The factor of the learning rate: up along a line, flat, down along a cosine."
         rest = max(step / self.steps - self.flat, 0) / (1 - self.flat)
@@ -239,17 +242,18 @@ class Recipe:
 
 def loss_of(reply: Reply, asked: Questions, rows: Int[Tensor, "batch"], recipe: Recipe) -> Float[Tensor, ""]:
     "Cross-entropy of the answer, plus that of each help times its weight."
+    if not len(rows):
+        raise ValueError("loss_of: no rows, expected one scene at least")
     loss = F.cross_entropy(reply.answer, asked.answer[rows])
-    for scores, right, weight in ((reply.place, asked.place, recipe.place), (reply.match, asked.place, recipe.match),
-                                  (reply.answer_place, asked.answer_place, recipe.answer_place)):
-        if weight and scores is not None:
-            loss = loss + weight * F.cross_entropy(scores, right[rows])
+    for name in ("place", "match", "answer_place"):
+        if (weight := getattr(recipe, name)) and (scores := getattr(reply, name)) is not None:
+            loss = loss + weight * F.cross_entropy(scores, getattr(asked, name, asked.place)[rows])
     return loss
 
 # %% ../nbs/11_binding.ipynb #00ddf68a
 def batches(count: int, size: int, seed: int) -> Iterator[Int[Tensor, "batch"]]:
     "Rows without end, in a new order each time round; what does not fill a batch is left for the next round."
-    if count < size:
+    if not 1 <= size <= count:
         raise ValueError(f"batches: {count} scenes do not fill a batch of {size}")
     generator = torch.Generator().manual_seed(seed)
     while True:
@@ -259,11 +263,10 @@ def batches(count: int, size: int, seed: int) -> Iterator[Int[Tensor, "batch"]]:
 @torch.no_grad()
 def accuracy(model: Binder, bank: Bank, asked: Questions) -> dict[str, float]:
     "The share of right answers, named places, answers' places and, where there is one, best-matching cells."
-    model.eval()
-    replies = [model(asked.tokens(bank, rows, model.modalities)) for rows in torch.arange(len(asked)).split(500)]
-    right = {"answer": asked.answer, "place": asked.place, "answer_place": asked.answer_place, "match": asked.place}
-    return {name: (torch.cat([getattr(r, name) for r in replies]).argmax(1) == truth).double().mean().item()
-            for name, truth in right.items() if getattr(replies[0], name) is not None}
+    replies = [model.eval()(asked.tokens(bank, rows, model.modalities)) for rows in torch.arange(len(asked)).split(500)]
+    said = {name: torch.cat(x) for name, x in zip(Reply._fields, zip(*replies)) if x[0] is not None}
+    share = lambda x, right: ((x.argmax(1) == right).double() + 0 * x.sum(1)).mean().item()  # NaN stays NaN
+    return {name: share(x, getattr(asked, name, asked.place)) for name, x in said.items()}
 
 
 def learn(model: Binder, bank: Bank, asked: Questions, validation: Questions, recipe: Recipe, seed: int) -> list[dict]:
@@ -271,13 +274,11 @@ def learn(model: Binder, bank: Bank, asked: Questions, validation: Questions, re
     optimiser = torch.optim.AdamW(model.parameters(), recipe.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     schedule, curve = torch.optim.lr_scheduler.LambdaLR(optimiser, recipe.shape), []
     for step, rows in zip(range(1, recipe.steps + 1), batches(len(asked), recipe.batch, seed)):
-        model.train()
-        loss = loss_of(model(asked.tokens(bank, rows, model.modalities)), asked, rows, recipe)
+        loss = loss_of(model.train()(asked.tokens(bank, rows, model.modalities)), asked, rows, recipe)
         if not loss.isfinite():
             raise ValueError(f"learn: the loss is {loss.item()} at step {step}: nan in the bank, or the rate too high")
         optimiser.zero_grad(); loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step(); schedule.step()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0); optimiser.step(); schedule.step()
         if step % recipe.every == 0 or step == recipe.steps:
             curve.append({"step": step} | accuracy(model, bank, validation))
     return curve
@@ -292,8 +293,7 @@ def looks(model: Binder, bank: Bank, asked: Questions) -> dict[str, Float[Tensor
     if not isinstance(model.fusion, SharedFusionDecoder) or "picture" not in model.modalities:
         raise ValueError(f"looks: {type(model.fusion).__name__} with {', '.join(model.modalities)}; "
                          "expected a SharedFusionDecoder that sees the picture")
-    model.eval()
-    _, weights = model(asked.tokens(bank, torch.arange(len(asked)), model.modalities), need_weights=True)
+    _, weights = model.eval()(asked.tokens(bank, torch.arange(len(asked)), model.modalities), need_weights=True)
     cells = rearrange(weights["picture"].mean(2), "layer scene query cell -> layer query scene cell")
     at = lambda place: cells.gather(-1, place.expand(cells.shape[:-1])[..., None])[..., 0].mean(-1)
     right = (cells.argmax(-1) == asked.answer_place).double().mean(-1)

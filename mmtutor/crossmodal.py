@@ -12,7 +12,7 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
-from .pooled import mean_present, mean_token, real_tokens
+from .pooled import mean_present, mean_token, real_tokens, same_width
 from .transformer import Decoder, DecoderLayer, EncoderLayer, Tokens
 
 # %% ../nbs/09_crossmodal.ipynb #670f0c0f
@@ -21,6 +21,11 @@ def side_by_side(
     like: Tensor,              # (batch, anything, dim): what the result is like when there are no tokens
 ) -> Tokens:
     "All tokens in one sequence, in their order; a sequence without tokens if there are none."
+    odd = [(tuple(v.shape), tuple(m.shape)) for v, m in tokens if v.ndim != 3 or v.shape[::2] != like.shape[::2]
+           or m.shape != v.shape[:2] or m.dtype != torch.bool]
+    if odd or like.ndim != 3:
+        raise ValueError(f"side_by_side: values and masks {odd}, like {tuple(like.shape)}; expected the same batch and "
+                         "dim in (batch, tokens, dim), and torch.bool (batch, tokens)")
     return Tokens(torch.cat([like[:, :0], *(t.values for t in tokens)], dim=1),
                   torch.cat([like.new_zeros(len(like), 0, dtype=torch.bool), *(t.mask for t in tokens)], dim=1))
 
@@ -43,7 +48,7 @@ class CoAttentionFusion(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.widths = dict.fromkeys(modalities, dim)
+        self.widths = same_width("CoAttentionFusion", modalities, dim, dropout, depth=depth or None, hidden=hidden)
         self.layers = nn.ModuleList(nn.ModuleDict(
             {m: DecoderLayer(dim, heads, hidden, dropout=dropout) for m in self.widths}) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
@@ -88,7 +93,7 @@ class BottleneckFusion(nn.Module):
         super().__init__()
         if bottlenecks < 1:
             raise ValueError(f"BottleneckFusion: {bottlenecks} bottleneck tokens, expected at least one")
-        self.widths = dict.fromkeys(modalities, dim)
+        self.widths = same_width("BottleneckFusion", modalities, dim, dropout, depth=depth or None, hidden=hidden)
         self.shared = nn.Parameter(torch.randn(bottlenecks, dim))
         self.layers = nn.ModuleList(nn.ModuleDict(
             {m: EncoderLayer(dim, heads, hidden, dropout=dropout) for m in self.widths}) for _ in range(depth))
@@ -137,7 +142,8 @@ class HierarchicalFusion(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.widths, self.levels = dict.fromkeys(modalities, dim), tuple(map(tuple, levels or [modalities]))
+        self.widths = same_width("HierarchicalFusion", modalities, dim, dropout, depth=depth or None, hidden=hidden)
+        self.levels = tuple(map(tuple, levels or [modalities]))
         if sorted(m for level in self.levels for m in level) != sorted(self.widths) or queries < 1:
             raise ValueError(f"HierarchicalFusion: levels={self.levels}, {queries} queries; expected each of "
                              f"{', '.join(self.widths)} in exactly one level, and at least one query")

@@ -35,7 +35,7 @@ def matcher(model: nn.Module, policy: str) -> Callable[[str], bool]:
     what, _, exception = (part.strip() for part in policy.partition(" but "))
     prefixes = [p.strip() for p in what.split(",")]
     modules, awake = dict(model.named_modules(remove_duplicate=False)), []
-    known = [*modules, *(name for name, _ in model.named_parameters(remove_duplicate=False))]
+    known = [*filter(None, modules), *(name for name, _ in model.named_parameters(remove_duplicate=False))]
     if exception:
         found = re.fullmatch(r"last (\d+) of (\S+)", exception)
         count, home = (int(found[1]), found[2]) if found else (0, "")

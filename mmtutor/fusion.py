@@ -16,7 +16,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .crossmodal import BottleneckFusion, CoAttentionFusion, HierarchicalFusion, side_by_side
-from .pooled import ConcatFusion, GatedFusion, ModalityTokens, ScoreFusion, mean_token, real_tokens  # noqa: F401
+from mmtutor.pooled import (  # noqa: F401
+    ConcatFusion, GatedFusion, ModalityTokens, ScoreFusion, mean_token, real_tokens, same_width,
+)
 from .transformer import Decoder, Tokens
 
 # %% ../nbs/09_fusion.ipynb #15f6f0b4
@@ -44,7 +46,8 @@ class SharedFusionDecoder(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.widths, self.ask = dict.fromkeys(modalities, dim), tuple(ask)
+        self.widths = same_width("SharedFusionDecoder", modalities, dim, dropout, depth=depth or None, hidden=hidden)
+        self.ask = tuple(ask)
         if set(ask) - set(modalities) or queries + len(self.ask) < 1:
             raise ValueError(f"SharedFusionDecoder: {queries} queries and ask={self.ask}; expected at least one query, "
                              f"and modalities out of {', '.join(self.widths)}")
@@ -116,4 +119,4 @@ def equal_hidden(
     if parameters < one:
         raise ValueError(f"equal_hidden: {name} of width {dim} has at least {one:,} parameters, "
                          f"expected a budget of that or more, got {parameters:,}")
-    return 1 + round((parameters - one) / (two - one))
+    return 1 + round((parameters - one) / (two - one)) if two > one else 1  # without layers every width is as near

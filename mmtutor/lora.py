@@ -29,6 +29,8 @@ class LoRALinear(nn.Module):
         if not isinstance(base, nn.Linear) or not 1 <= rank <= min(base.weight.shape):
             raise ValueError(f"LoRALinear: rank {rank} for {base}; expected an nn.Linear, and a rank from 1 to the "
                              "smaller of its widths")
+        if not math.isfinite(alpha):
+            raise ValueError(f"LoRALinear: alpha {alpha}, expected a finite number")
         self.base, self.rank, self.alpha = base.requires_grad_(False), rank, alpha
         like = {"dtype": base.weight.dtype, "device": base.weight.device}
         self.down = nn.Parameter(torch.empty(rank, base.in_features, **like))    # A
@@ -36,6 +38,8 @@ class LoRALinear(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))  # as nn.Linear does
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        if x.shape[-1:] != (self.base.in_features,):
+            raise ValueError(f"LoRALinear: x is {tuple(x.shape)}, expected (…, {self.base.in_features})")
         return self.base(x) + self.alpha / self.rank * (x @ self.down.T @ self.up.T)
 
     def change(self) -> Float[Tensor, "outputs inputs"]:

@@ -60,6 +60,9 @@ class MultimodalConfig:
         object.__setattr__(self, "ask", tuple(self.ask))
         if self.fusion not in FUSIONS:
             raise ValueError(f"MultimodalConfig: unknown fusion {self.fusion!r}, expected one of {', '.join(FUSIONS)}")
+        sizes = {name: getattr(self, name) for name in ("dim", "heads", "embedding", "max_tokens")}
+        if odd := {name: size for name, size in sizes.items() if not 1 <= size <= 10**6}:
+            raise ValueError(f"MultimodalConfig: {odd}, expected sizes from 1 to a million")
         for name in ("dropout", "modality_dropout", "feature_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"MultimodalConfig: {name}={getattr(self, name)}, expected at least 0 and below 1")
@@ -86,6 +89,10 @@ def drop_modalities(
     if not tokens or not 0 <= share <= 1:
         raise ValueError(f"drop_modalities: share {share} of {', '.join(tokens) or 'no modality'}; expected a chance "
                          "from 0 to 1, and at least one modality")
+    first = next(iter(tokens.values())).mask.shape[:1]
+    if odd := [m for m, (values, mask) in tokens.items() if mask.dtype != torch.bool or mask.ndim != 2
+               or mask.shape != values.shape[:2] or mask.shape[:1] != first]:
+        raise ValueError(f"drop_modalities: the masks of {', '.join(odd)} do not fit, expected bool (batch, tokens)")
     present = torch.stack([t.mask.any(1) for t in tokens.values()], dim=1)
     drawn = torch.rand(present.shape, device=present.device).masked_fill(~present, -1)
     kept = (drawn >= share) | (drawn == drawn.amax(1, keepdim=True))
@@ -211,7 +218,10 @@ class MultimodalModel(nn.Module):
 
 # %% ../nbs/11_multimodal.ipynb #39273e73
 def save_model(model: MultimodalModel, folder: Path | str) -> Path:
-    "Write config.json and weights.safetensors into `folder`, encoders included; the configuration last."
+    """Write config.json and weights.safetensors into `folder`, encoders included; the configuration last.
+
+    Raises OSError where the system does not let it.
+    """
     folder = Path(folder)
     with atomically(folder / "weights.safetensors") as part:
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}, part)
@@ -226,7 +236,10 @@ def load_model(
     folder: Path | str,
     encoders: Mapping[str, nn.Module] | None = None,  # modules of the saved kinds, to be filled; {} leaves them out
 ) -> MultimodalModel:
-    "The saved model in eval mode, bit by bit. Raises ValueError for a damaged folder or encoders that do not fit."
+    """The saved model in eval mode, bit by bit.
+
+    Raises ValueError for a damaged folder or encoders that do not fit, and OSError for a file that cannot be read.
+    """
     folder = Path(folder)
     try:
         about = json.loads((folder / "config.json").read_text())
@@ -234,7 +247,7 @@ def load_model(
         config = MultimodalConfig(**{k: v for k, v in about["config"].items() if k in known})
         extra = sorted(about["config"].keys() - known)
         saved, fingerprint = about["encoders"], about["sha256"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # a configuration of odd values, too
         raise ValueError(f"MultimodalModel.load: {folder}/config.json describes no model ({error!r})") from error
     if extra:
         raise ValueError(f"MultimodalModel.load: {folder} was saved by another version: it has {', '.join(extra)}")

@@ -6,6 +6,7 @@
 __all__ = ['UncertaintyWeighting', 'gradient_norms', 'GradNorm']
 
 # %% ../nbs/10_multitask.ipynb #94eda66a
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -32,7 +33,8 @@ class UncertaintyWeighting(nn.Module):
     ):
         super().__init__()
         names, regression = list(names), list(regression)
-        if not names or len(set(names)) < len(names) or not set(regression) <= set(names) or not min(limit, speed) > 0:
+        if (not names or len(set(names)) < len(names) or not set(regression) <= set(names)
+                or not (0 < limit < math.inf and 0 < speed < math.inf)):
             raise ValueError(f"UncertaintyWeighting: names {names}, regression {regression}, limit {limit}, speed "
                              f"{speed}; expected different names, some for regression, limit and speed above 0")
         self.names, self.limit, self.speed = tuple(names), limit, speed
@@ -55,10 +57,16 @@ class UncertaintyWeighting(nn.Module):
 
 # %% ../nbs/10_multitask.ipynb #9b976450
 def gradient_norms(losses: Mapping[str, Tensor], shared: Sequence[Tensor]) -> Float[Tensor, "tasks"]:
-    "The length of each loss's gradient at the `shared` tensors taken together; 0 where it does not depend on them."
-    found = []
+    """The length of each loss's gradient at the `shared` tensors taken together; 0 where it does not depend on them.
+
+    Raises ValueError as `check_losses` does, and when no shared tensor learns.
+    """
+    check_losses("gradient_norms", losses, list(losses))
+    learn, found = [x for x in shared if x.requires_grad], []
+    if not learn:
+        raise ValueError(f"gradient_norms: none of {len(shared)} shared tensors learns, expected one at least")
     for loss in losses.values():
-        parts = torch.autograd.grad(loss, list(shared), retain_graph=True, allow_unused=True)
+        parts = torch.autograd.grad(loss, learn, retain_graph=True, allow_unused=True) if loss.requires_grad else ()
         squares = [g.square().sum() for g in parts if g is not None]
         found.append(sum(squares, loss.new_zeros(())).sqrt())
     return torch.stack(found)
@@ -80,7 +88,7 @@ class GradNorm(nn.Module):
         rate: float = 0.025,  # of the weights
     ):
         super().__init__()
-        if not names or len(set(names)) < len(names) or not (alpha >= 0 and rate > 0):
+        if not names or len(set(names)) < len(names) or not (0 <= alpha < math.inf and 0 < rate < math.inf):
             raise ValueError(f"GradNorm: names {list(names)}, alpha {alpha}, rate {rate}; "
                              "expected different names, alpha 0 or more, a rate above 0")
         self.names, self.alpha, self.rate = tuple(names), alpha, rate
@@ -112,6 +120,8 @@ class GradNorm(nn.Module):
         bad = [n for n, fine in zip(losses, (values.isfinite() & norms.isfinite()).tolist()) if not fine]
         if bad:
             raise ValueError(f"GradNorm: loss or gradient of {', '.join(bad)} is not finite; the weights are unchanged")
+        if (values < 0).any():
+            raise ValueError(f"GradNorm: losses {values.tolist()}, expected 0 or more: below 0 there is no pace")
         first = torch.where(self.first[at].isnan(), values, self.first[at])
         pace = values / first.clamp(min=tiny)
         size = self.weight[at] * norms

@@ -19,7 +19,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .attention import causal_mask
+from .pooled import same_width
 from .positions import LearnedPositions, SinusoidalPositions
+from .retrieval import check_numbers
 from .transformer import Encoder
 
 # %% ../nbs/12_transfusion.ipynb #9ac09322
@@ -42,7 +44,7 @@ def read(tokens: Sequence[int]) -> str:
     for token in tokens:
         if token == END:
             break
-        found += LETTERS[token - PATCH - 1] if token > PATCH else "·"
+        found += LETTERS[token - PATCH - 1] if PATCH < token <= PATCH + len(LETTERS) else "·"
     return found
 
 # %% ../nbs/12_transfusion.ipynb #3590489c
@@ -57,12 +59,14 @@ def to_patches(pictures: Float[Tensor, "batch 8 8"]) -> Float[Tensor, "batch 16 
                          f"{SIDE * PIXELS})")
     if not (pictures.abs() <= 1).all():  # NaN is not either
         raise ValueError("to_patches: pictures hold NaN or values beyond −1 … 1; white is −1, black is 1")
-    return rearrange(pictures, "b (h p) (w q) -> b (h w) (p q)", p=PIXELS, q=PIXELS)
+    return rearrange(1.0 * pictures, "b (h p) (w q) -> b (h w) (p q)", p=PIXELS, q=PIXELS)
 
 
 def to_pictures(patches: Float[Tensor, "batch 16 4"]) -> Float[Tensor, "batch 8 8"]:
-    "The opposite."
-    return rearrange(patches, "b (h w) (p q) -> b (h p) (w q)", h=SIDE, p=PIXELS)
+    "The opposite. Raises ValueError for other patches."
+    if patches.dim() != 3 or patches.shape[1:] != (PLACES, PIXELS**2):
+        raise ValueError(f"to_pictures: patches {tuple(patches.shape)}, expected (batch, {PLACES}, {PIXELS**2})")
+    return rearrange(1.0 * patches, "b (h w) (p q) -> b (h p) (w q)", h=SIDE, p=PIXELS)
 
 # %% ../nbs/12_transfusion.ipynb #eb7426b3
 LENGTH = 2 + max(map(len, WORDS)) + 2 + PLACES
@@ -70,10 +74,8 @@ LENGTH = 2 + max(map(len, WORDS)) + 2 + PLACES
 
 def sequences(labels: Int[Tensor, "batch"], kinds: Int[Tensor, "batch"]) -> Int[Tensor, "batch tokens"]:
     "The tokens of digits: kind 0 is name, picture; kind 1 is picture, name; kind 2 the picture alone."
-    for name, values, most in (("labels", labels, len(WORDS)), ("kinds", kinds, 3)):
-        if values.shape != labels.shape or values.dim() != 1 or ((values < 0) | (values >= most)).any():
-            raise ValueError(f"sequences: {name} {tuple(values.shape)}, expected (batch,) numbers from 0 to "
-                             f"{most - 1}, as many as labels {tuple(labels.shape)}")
+    check_numbers("sequences", labels.shape[:1] or (1,), len(WORDS), labels=labels)
+    check_numbers("sequences", labels.shape, 3, kinds=kinds)
     picture, rows = [OPEN, *[PATCH] * PLACES, CLOSE], []
     for word in WORDS:
         name = [BEGIN, *spell(word), END]
@@ -83,6 +85,8 @@ def sequences(labels: Int[Tensor, "batch"], kinds: Int[Tensor, "batch"]) -> Int[
 # %% ../nbs/12_transfusion.ipynb #79234ccb
 def pictures_in(ids: Int[Tensor, "batch tokens"]) -> Int[Tensor, "batch tokens"]:
     "0 for text, 1 for the patches of the first picture of the row, 2 for those of the second, …"
+    if ids.dim() != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(f"pictures_in: ids are {ids.dtype} {tuple(ids.shape)}, expected whole numbers (batch, tokens)")
     patch = ids == PATCH
     first = patch & ~F.pad(patch, (1, 0))[:, :-1]
     return first.cumsum(1) * patch
@@ -126,6 +130,8 @@ def step_back(
     """
     if not 0 <= earlier < t <= 1:
         raise ValueError(f"step_back: from {t} to {earlier}, expected 0 ≤ earlier < t ≤ 1")
+    if not 0 <= fresh <= 1 or x.shape != noise.shape or not x.is_floating_point():
+        raise ValueError(f"step_back: {x.dtype} {tuple(x.shape)}, noise {tuple(noise.shape)}, fresh {fresh} (0 to 1)")
     (signal, rest), (signal_to, rest_to) = (shares(torch.tensor(time, dtype=x.dtype)) for time in (t, earlier))
     picture = ((x - rest * noise) / signal).clamp(-1, 1)
     noise = (x - signal * picture) / rest
@@ -150,6 +156,7 @@ class Transfusion(nn.Module):
 
     def __init__(self, dim: int = 96, heads: int = 4, depth: int = 4, *, two_way: bool = True, dropout: float = 0.1):
         super().__init__()
+        same_width("Transfusion", ("text", "picture"), dim, dropout, depth=depth or None)
         self.two_way = two_way
         self.embed, self.enter = nn.Embedding(PATCH + 1 + len(LETTERS), dim), nn.Linear(PIXELS**2, dim)
         nn.init.normal_(self.embed.weight, std=0.5)
@@ -206,8 +213,11 @@ def losses(
 
     Source: Zhou et al. 2024, equations 2, 3 and 4.
     """
+    patches = to_patches(pictures)
+    if patches.shape != noise.shape or not t.shape == ids.shape[:1] == patches.shape[:1] or not len(ids):
+        raise ValueError(f"losses: ids, t, patches, noise {[tuple(x.shape) for x in (ids, t, patches, noise)]} differ")
     signal, rest = (share[:, None, None] for share in shares(t))
-    said = model(ids, signal * to_patches(pictures) + rest * noise, t)
+    said = model(ids, signal * patches + rest * noise, t)
     text = (ids[:, 1:] != PATCH) & (ids[:, 1:] != PAD)
     return F.cross_entropy(said.scores[:, :-1][text], ids[:, 1:][text]), F.mse_loss(said.noise, noise)
 
@@ -225,6 +235,9 @@ def train(
     after: Callable[[int], None] | None = None,  # called with the number of the step behind every step
 ) -> Float[Tensor, "steps 2"]:
     "Train on random digits, kinds (35, 55, 10 %), times and noise; give back both losses of every step."
+    check_numbers("train", (len(to_patches(pictures)) or 1,), len(WORDS), labels=labels)
+    if not (steps > 0 < batch and 0 < rate < math.inf and 0 <= weight < math.inf):
+        raise ValueError(f"train: {steps} steps, batch {batch}, rate {rate}, weight {weight}; expected more than 0")
     generator, history = torch.Generator().manual_seed(seed), []
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
@@ -252,10 +265,9 @@ def write(model: Transfusion, pictures: Float[Tensor, "batch 8 8"]) -> list[str]
     "The names that the model gives these pictures, letter by letter, the most probable each time."
     patches = to_patches(pictures)
     ids = torch.tensor([[OPEN, *[PATCH] * PLACES, CLOSE, BEGIN]], device=pictures.device).repeat(len(pictures), 1)
-    start = ids.shape[1]
     while ids.shape[1] < LENGTH:
         ids = torch.cat((ids, model(ids, patches).scores[:, -1:].argmax(-1)), 1)
-    return [read(row) for row in ids[:, start:].tolist()]
+    return [read(row) for row in ids[:, PLACES + 3:].tolist()]
 
 # %% ../nbs/12_transfusion.ipynb #aa09b378
 @torch.no_grad()

@@ -120,6 +120,14 @@ class TestQuestions:
             questions([], "test")
         with pytest.raises(ValueError, match="split 'trial'.*train, validation, test"):
             questions(made, "trial")
+        for odd in ({"variants": (-1,) * 9}, {"cells": (0,) * 8}, {"voice": "no"}, {"relation": 4}, {"spoken": 24}):
+            with pytest.raises(ValueError, match="questions: Scene.*expected nine cells"):
+                questions([made[0]._replace(**{"variants": (0,) * 9} | odd)], "validation")
+        asked = questions(scenes("test", 2, voices=VOICE), "test")
+        with pytest.raises(ValueError, match=r"Questions: place is .* \(1,\), expected .* in the shape \(2,\)"):
+            replace(asked, place=asked.place[:1])
+        with pytest.raises(ValueError, match="Questions: scenes .* in crayon and this bank: 'crayon'"):
+            replace(asked, style="crayon").tokens(symbols(), torch.arange(2))
 
 
 class TestBlindness:
@@ -218,6 +226,9 @@ class TestBinder:
             model(some.tokens(bank, torch.arange(2)))
         with pytest.raises(ValueError, match="unknown fusion 'bilinear'"):
             new_binder("bilinear", bank, 0)
+        one = some.tokens(bank, torch.arange(2))["picture"]
+        with pytest.raises(ValueError, match="Binder: 1 tokens of the picture, expected 9 cells"):
+            new_binder("concat", bank, 0, dim=16)({"picture": Tokens(one.values[:, :1], one.mask[:, :1])})
 
 
 class TestTraining:
@@ -261,6 +272,9 @@ class TestTraining:
                 return Reply(answer, F.one_hot(some.place, 9).float(), F.one_hot(some.place, 9).float(), None)
         found = accuracy(Knows(), bank, some)
         assert found == {"answer": 45 / 60, "place": 1.0, "answer_place": 0.0}
+        astray = new_binder("concat", bank, 0, dim=16)
+        astray.heads["answer"].bias.data[:] = math.nan
+        assert math.isnan(accuracy(astray, bank, some)["answer"])
 
     def test_learning_twice_gives_the_same(self, bank):
         train = questions(scenes("train", 256, voices=VOICE), "train")
@@ -277,6 +291,11 @@ class TestTraining:
     def test_what_training_refuses(self, bank, some):
         with pytest.raises(ValueError, match="batches: 100 scenes do not fill a batch of 128"):
             next(batches(100, 128, 0))
+        for odd in ({"steps": 0}, {"flat": 1.0}, {"place": math.nan}):
+            with pytest.raises(ValueError, match="Recipe.*: expected flat below 1"):
+                Recipe(**odd)
+        with pytest.raises(ValueError, match="loss_of: no rows"):
+            loss_of(Reply(torch.ones(0, 24), None, None, None), some, torch.arange(0), Recipe())
         broken = bank._replace(pictures={"colour": torch.full_like(bank.pictures["colour"], math.nan)})
         with pytest.raises(ValueError, match="learn: the loss is nan at step 1: nan in the bank"):
             learn(new_binder("concat", bank, 0, dim=16), broken, some, some, Recipe(batch=32), 0)

@@ -162,6 +162,11 @@ def test_messages():
     for levels in ([["text"], ["picture"]], [["text", "picture"], ["sound", "text"]], [["smell", *MODALITIES]]):
         with pytest.raises(ValueError, match="expected each of text, picture, sound in exactly one level"):
             HierarchicalFusion(MODALITIES, DIM, heads=2, levels=levels)
+    for design in (CoAttentionFusion, BottleneckFusion, HierarchicalFusion):
+        with pytest.raises(ValueError, match=f"{design.__name__}: .*'depth': -1"):
+            design(MODALITIES, DIM, heads=2, depth=-1)
+    with pytest.raises(ValueError, match=r"side_by_side: .*\(3, 4, 8\).*like \(2, 1, 8\)"):
+        side_by_side([tokens["text"]], torch.zeros(2, 1, 8))
     with pytest.raises(ValueError, match="0 queries.*at least one query"):
         HierarchicalFusion(MODALITIES, DIM, heads=2, queries=0)
     HierarchicalFusion(MODALITIES, DIM, heads=2, queries=1)

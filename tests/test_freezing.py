@@ -202,6 +202,8 @@ def test_policies_that_match_nothing():
     model = Model()
     with pytest.raises(ValueError, match=r"nothing .* is called 'encoder'; it has \['dropout', 'encoders', 'head'\]"):
         freeze(model, "encoder")
+    with pytest.raises(ValueError, match="nothing in the model is called ''"):
+        freeze(model, "")
     with pytest.raises(ValueError, match="nothing in the model is called 'encoders.sound'"):
         freeze(model, "encoders.text, encoders.sound")
     layers = "encoders.text.layers.layers"

@@ -254,6 +254,9 @@ def test_bad_settings_are_named():
         SharedFusionDecoder(MODALITIES, DIM, heads=2, ask=["smell"])
     with pytest.raises(ValueError, match="0 queries"):
         SharedFusionDecoder(MODALITIES, DIM, heads=2, queries=0)
+    with pytest.raises(ValueError, match="SharedFusionDecoder: .*'depth': -1"):
+        equal_hidden("decoder", MODALITIES, DIM, 1000, heads=2, depth=-1)
+    assert equal_hidden("decoder", MODALITIES, DIM, 1000, heads=2, depth=0) == 1
     with pytest.raises(TypeError, match="depth"):
         make_fusion("concat", MODALITIES, DIM, depth=2)
     with pytest.raises(ValueError, match="equal_hidden: decoder of width 32 has at least .* parameters, .*got 1,000"):

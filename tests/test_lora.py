@@ -128,6 +128,8 @@ def test_precision_and_kind_are_those_of_the_layer():
 @pytest.mark.parametrize("call, message", [
     (lambda: LoRALinear(nn.Linear(4, 3), 4), r"LoRALinear: rank 4 for Linear\(in_features=4, out_features=3.*smaller"),
     (lambda: LoRALinear(nn.Linear(4, 3), 0), "LoRALinear: rank 0"),
+    (lambda: LoRALinear(nn.Linear(4, 3), 2, alpha=float("nan")), "LoRALinear: alpha nan"),
+    (lambda: LoRALinear(nn.Linear(4, 3), 2)(torch.ones(2, 3)), r"LoRALinear: x is \(2, 3\), expected \(…, 4\)"),
     (lambda: LoRALinear(nn.Conv2d(1, 1, 1)), "LoRALinear: rank 4 for Conv2d.*expected an nn.Linear"),
     (lambda: add_lora(Encoder(1, 8, 2), lambda name: False), "chooses no nn.Linear; the model's are called .*query"),
     (lambda: add_lora(nn.ReLU()), "called nothing"),

@@ -335,6 +335,8 @@ def test_configuration_is_checked():
         config(widths=(("text", 1), ("text", 2)))
     with pytest.raises(ValueError, match="tasks=.*a number > 0"):
         config(tasks={"group": 0})
+    with pytest.raises(ValueError, match="MultimodalConfig: {'heads': 0, 'embedding': -1}"):
+        config(heads=0, embedding=-1)
     with pytest.raises(ValueError, match="modality_dropout=1.0, expected at least 0 and below 1"):
         config(modality_dropout=1.0)
     with pytest.raises(ValueError, match="ask=\\('smell',\\)"):
@@ -378,6 +380,9 @@ def test_damaged_folders_are_refused(tmp_path):
     about["config"]["colour"] = "red"
     (tmp_path / "config.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match="saved by another version: it has colour"):
+        MultimodalModel.load(tmp_path, {})
+    (tmp_path / "config.json").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="config.json describes no model"):
         MultimodalModel.load(tmp_path, {})
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="config.json describes no model"):

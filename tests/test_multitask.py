@@ -195,6 +195,11 @@ def test_one_loss_that_is_not_a_number():
     (lambda: UncertaintyWeighting(["a"])({"a": torch.ones(2)}), r"'a': \(2,\).*take the mean first"),
     (lambda: GradNorm(["a", "a"]), "GradNorm: names"), (lambda: GradNorm(["a"], -1.0), "alpha -1.0"),
     (lambda: GradNorm(["a"], rate=0.0), "rate 0.0"),
+    (lambda: UncertaintyWeighting(["a"], speed=math.nan), "speed nan"),
+    (lambda: GradNorm(["a"], rate=math.inf), "rate inf"),
+    (lambda: gradient_norms(numbers(a=1), [torch.ones(1)]), "gradient_norms: none of 1 shared tensors learns"),
+    (lambda: gradient_norms({"a": torch.ones(2)}, []), "gradient_norms: losses of shape"),
+    (lambda: GradNorm(["a"])({"a": -torch.ones(())}, [torch.ones(1, requires_grad=True)]), "below 0 there is no pace"),
     (lambda: GradNorm(["a"])(numbers(a=1)), "GradNorm: no shared parameters"),
     (lambda: GradNorm(["a"])(numbers(b=1), [torch.ones(1)]), r"GradNorm: losses named \['b'\]"),
 ])

@@ -13,6 +13,7 @@ from mmtutor.objectives import (
     contrastive_among,
     contrastive_loss,
     hardest,
+    in_chunks,
     recall_at,
     same_items,
     siglip_loss,
@@ -276,6 +277,9 @@ def test_nothing_in_common_is_a_loss_of_zero():
     (lambda: siglip_loss(torch.ones(3, 4), torch.ones(2, 4), 0.0, 0.0), r"siglip_loss: a is \(3, 4\) and b is"),
     (lambda: siglip_loss(torch.ones(0, 4), torch.ones(0, 4), 0.0, 0.0), "at least one row"),
     (lambda: same_items(torch.ones(2, 2).long()), r"same_items: keys have the shape \(2, 2\)"),
+    (lambda: same_items(torch.ones(2)), "same_items: .* torch.float32"),
+    (lambda: in_chunks(torch.ones(3, 4), torch.ones(1, 4), None, 2), r"b is \(1, 4\)"),
+    (lambda: hardest(torch.full((3, 4), math.nan), torch.ones(3, 4), 1), "hardest: 9 of 9 cosines are not a number"),
     (lambda: hardest(*pairs(3), 3), "hardest: k is 3; .*no more than the 2 wrong partners"),
     (lambda: hardest(*pairs(3), 1, same_items("aab")), None),
     (lambda: hardest(*pairs(3), 2, same_items("aab")), "no more than the 1 wrong partners"),
@@ -287,6 +291,8 @@ def test_nothing_in_common_is_a_loss_of_zero():
      r"unknown modalities \['d'\]; the embeddings are a, b"),
     (lambda: contrastive_among({"a": torch.ones(2, 3), "b": torch.ones(2, 3)}, 0.0, None, {"a": torch.ones(3).bool()}),
      r"present {'a': \(3,\)}; expected one True or False for each of 2 items"),
+    (lambda: contrastive_among({"a": torch.ones(2, 3), "b": torch.ones(2, 3)}, 0.0, None, {"a": torch.ones(2).long()}),
+     "expected one True or False"),
 ])
 def test_bad_input_is_refused(call, message):
     if message is None:

@@ -160,6 +160,23 @@ def test_messages_name_the_design(design):
 
 
 @pytest.mark.bad_input
+@pytest.mark.parametrize("call, message", [
+    (lambda: mean_token(Tokens(torch.ones(2, 3, 4), torch.ones(2, 1, dtype=torch.bool))), r"mean_token: .* \(2, 1\)"),
+    (lambda: mean_present(torch.ones(2, 3, 4), torch.ones(2, 1, dtype=torch.bool)), r"mean_present: .* \(2, 1\)"),
+    (lambda: mean_present(torch.ones(2, 3, 4), torch.ones(2, 3)), "present torch.float32"),
+    (lambda: ScoreFusion(["text"], 0), "ScoreFusion: .*'dim': 0.*sizes from 1"),
+    (lambda: ScoreFusion(["text"], 8, hidden=0), "'hidden': 0"),
+    (lambda: ConcatFusion(["text"], 8, dropout=1.5), "ConcatFusion: .*dropout 1.5"),
+    (lambda: GatedFusion(["text", "text"], 8), "GatedFusion: modalities .*different names"),
+    (lambda: GatedFusion([], 8), "GatedFusion: modalities"),
+    (lambda: ModalityTokens({"text": 0}, 8), "ModalityTokens: .*'width of text': 0"),
+])
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.bad_input
 def test_too_many_tokens_are_refused():
     with pytest.raises(ValueError, match="5 tokens of picture, but 4 positions; .*max_tokens"):
         ModalityTokens(dict.fromkeys(MODALITIES, DIM), DIM, max_tokens=4).double()(some())

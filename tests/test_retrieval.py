@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmtutor.retrieval import alignment, mean_reciprocal_rank, modality_gap, ranks, recall_at, uniformity
+from mmtutor.retrieval import (
+    alignment,
+    check_numbers,
+    mean_reciprocal_rank,
+    modality_gap,
+    ranks,
+    recall_at,
+    uniformity,
+)
 
 
 @settings(max_examples=30, deadline=None)
@@ -81,6 +89,7 @@ def test_extremes_of_the_sphere():
 @pytest.mark.parametrize("call, message", [
     (lambda: recall_at(torch.ones(2, 3), torch.tensor([0, 1]), 0), "recall_at: k is 0, expected 1 or more"),
     (lambda: recall_at(torch.ones(2, 3), torch.tensor([0]), 1), r"recall_at: .* target \(1,\)"),
+    (lambda: check_numbers("look", (2,), 3, row=torch.tensor([0, 3])), r"look: row is .* 0 to 2 in the shape \(2,\)"),
     (lambda: ranks(torch.ones(2, 3), torch.tensor([0, 3])), "ranks: targets run from 0 to 3; expected .* 0 to 2"),
     (lambda: ranks(torch.zeros(2, 3), torch.tensor([0.0, 1.0])), r"target \(2,\) torch.float32; .* whole numbers"),
     (lambda: mean_reciprocal_rank(torch.ones(0, 3), torch.zeros(0, dtype=torch.long)), "at least one query"),

@@ -68,6 +68,9 @@ def both_masks(ids) -> torch.Tensor:
 
 
 class TestTokens:
+    def test_read_shows_what_no_vocabulary_has(self):
+        assert read([PATCH + 1 + len(LETTERS), -1]) == "··"
+
     @pytest.mark.parametrize("word", WORDS)
     def test_words_there_and_back(self, word):
         assert read(spell(word) + [END, PAD, *spell("zero")]) == word
@@ -263,8 +266,8 @@ class TestWriteAndDraw:
     (lambda m: to_patches(torch.zeros(2, 16, 16)), r"to_patches: pictures \(2, 16, 16\), expected \(batch, 8, 8\)"),
     (lambda m: to_patches(torch.full((1, 8, 8), 16.0)), "values beyond −1 … 1"),
     (lambda m: to_patches(torch.full((1, 8, 8), math.nan)), "NaN"),
-    (lambda m: sequences(torch.tensor([10]), torch.tensor([0])), r"labels \(1,\), expected .* from 0 to 9"),
-    (lambda m: sequences(torch.tensor([1, 2]), torch.tensor([0])), r"kinds \(1,\), expected .* as labels \(2,\)"),
+    (lambda m: sequences(torch.tensor([10]), torch.tensor([0])), r"labels is .* \(1,\), expected .* from 0 to 9"),
+    (lambda m: sequences(torch.tensor([1, 2]), torch.tensor([0])), r"kinds is .* \(1,\), .* in the shape \(2,\)"),
     (lambda m: shares(torch.tensor([1.5])), "shares: t holds NaN or values outside 0 … 1"),
     (lambda m: step_back(torch.zeros(1), torch.zeros(1), 0.2, 0.4), "from 0.2 to 0.4, expected 0 ≤ earlier < t ≤ 1"),
     (lambda m: m(torch.tensor([[OPEN, PATCH, CLOSE]]), torch.zeros(1, 1, 4)), "a picture of 1 patches, expected 16"),
@@ -277,6 +280,15 @@ class TestWriteAndDraw:
     (lambda m: draw(m, torch.tensor([1]), steps=0), "draw: 0 steps"),
     (lambda m: draw(m, torch.tensor([1]), guidance=math.nan), "guidance nan"),
     (lambda m: draw(m, torch.tensor([11])), "labels .* from 0 to 9"),
+    (lambda m: sequences(torch.tensor([1.5]), torch.tensor([0])), "labels is torch.float32"),
+    (lambda m: to_pictures(torch.zeros(2, 4, 16)), r"to_pictures: patches \(2, 4, 16\), expected \(batch, 16, 4\)"),
+    (lambda m: pictures_in(torch.tensor([1, 2])), r"pictures_in: ids are torch.int64 \(2,\)"),
+    (lambda m: step_back(torch.zeros(2, 1), torch.zeros(1, 2), 0.4, 0.2), r"step_back: .*noise \(1, 2\)"),
+    (lambda m: step_back(torch.zeros(1), torch.zeros(1), 0.4, 0.2, fresh=1.5), "fresh 1.5"),
+    (lambda m: losses(m, *[torch.zeros(n, 8, 8) for n in (2, 1)], torch.ones(2), torch.ones(2, 16, 1)), "losses: ids"),
+    (lambda m: train(m, torch.zeros(2, 8, 8), torch.tensor([1])), r"train: labels is torch.int64 \(1,\)"),
+    (lambda m: train(m, torch.zeros(2, 8, 8), torch.tensor([1, 2]), batch=0), "train: .* batch 0"),
+    (lambda m: Transfusion(16, 2, -1), "Transfusion: .*'depth': -1"),
 ])
 def test_refused_with_a_reason(call, message):
     with pytest.raises(ValueError, match=message):
