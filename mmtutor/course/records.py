@@ -17,10 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 import mmtutor
-from .files import atomically, cache_dir
+from .files import atomically, cache_dir, check_seal, locked, read_sealed, seal
 
 # %% ../../nbs/course/records.ipynb #a065b69c
 def checkout() -> Path | None:
@@ -95,7 +94,7 @@ def record(
 ) -> Path:
     "Write `figures` with their provenance to `results/<name>.json` and return its path."
     path = (folder or results_dir()) / f"{name}.json"
-    return _write(path, {"name": name, **_provenance(command, seeds, begun), "figures": figures})
+    return _write(path, seal({"name": name, **_provenance(command, seeds, begun), "figures": figures}))
 
 
 def _provenance(command: str, seeds: Sequence[int], begun: str | None) -> dict:
@@ -111,13 +110,22 @@ def _write(path: Path, content: dict) -> Path:
 
 
 def read(name: str, folder: Path | None = None) -> dict:
-    "The record `name`; FileNotFoundError that names the records there are when it does not exist."
+    """The record `name`. FileNotFoundError names the records there are when it does not exist.
+
+    Raises ValueError for a damaged file, and for one with another record in it.
+    """
     folder = folder or results_dir()
     path = folder / f"{name}.json"
     if not path.exists():
         there = sorted(p.stem for p in folder.glob("*.json"))
         raise FileNotFoundError(f"read: no record {name!r} in {folder}; there are {there}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    found = read_sealed(path, "read")
+    claims = found if name == "claims" else {}
+    if found.get("name", name) != name or not all(isinstance(claim, dict) for claim in claims.values()):
+        raise ValueError(f"read: {path} holds something else than {name!r}: another file lies in its place")
+    for id, claim in claims.items():
+        check_seal(claim, f"read: claim {id} in {path}")
+    return found
 
 # %% ../../nbs/course/records.ipynb #5c271948
 @contextmanager
@@ -166,9 +174,8 @@ def record_claim(
     if len(set(seeds)) < 3:
         raise ValueError(f"record_claim: {id}: {len(set(seeds))} seed(s), expected three at least")
     path = (folder or results_dir()) / "claims.json"
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_dir() / "claims.lock"):  # two experiments may end at the same moment
+    with locked(cache_dir() / "claims.lock"):  # two experiments may end at the same moment
         claims = read("claims", path.parent) if path.exists() else {}
-        claims[id] = {"claim": claim, "verdict": verdict, "summary": summary, "chapter": chapter,
-                      **_provenance(command, seeds, begun), "figures": figures}
+        claims[id] = seal({"claim": claim, "verdict": verdict, "summary": summary, "chapter": chapter,
+                           **_provenance(command, seeds, begun), "figures": figures})
         return _write(path, dict(sorted(claims.items())))
