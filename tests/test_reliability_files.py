@@ -254,7 +254,7 @@ def test_damage_in_a_published_model(folder, other_run, encoders, tmp_path, monk
 
 
 @pytest.fixture
-def built(reference, tmp_path, monkeypatch):
+def mine(reference, tmp_path, monkeypatch):
     "A copy of the tiny build, to be damaged."
     copy(reference[0], tmp_path / "cache")
     monkeypatch.setenv("MMTUTOR_CACHE", str(tmp_path / "cache"))
@@ -263,35 +263,35 @@ def built(reference, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("finished", [True, False], ids=["", "unfinished"])
-def test_damage_in_the_data(built, finished, monkeypatch, request):
+def test_damage_in_the_data(mine, finished, monkeypatch, request):
     """Of a finished build it is named; of an unfinished one, nobody knows yet. Built again it is what it was.
 
     To build takes a second, so that is done once for all parts: every one of them damaged in another way.
     """
     recipe, draw = test_data.TINY, random.Random(0)
-    whole = {name: (built / name).read_bytes() for name in (*recipe.parts, "manifest.json")}
+    whole = {name: (mine / name).read_bytes() for name in (*recipe.parts, "manifest.json")}
     others = dict(zip(recipe.parts, recipe.parts[1:] + recipe.parts[:1]))
     ways = {name: list(damages(content, whole.get(others.get(name)), request.config.getoption("--moments")))
             for name, content in whole.items()}
     if finished:
         for name, found in ways.items():
             for how, damaged in found:
-                (built / name).write_bytes(damaged)
+                (mine / name).write_bytes(damaged)
                 data._seen.clear()
                 if json_of(damaged) != json_of(whole[name]):
                     assert data.check(recipe) and data.info(recipe)["remedy"], (name, how)
                     with pytest.raises(ValueError, match=f"damaged or missing in .*{name}"):
                         data.load(recipe=recipe)
-            (built / name).write_bytes(whole[name])
+            (mine / name).write_bytes(whole[name])
     for _ in range(2):
         for name, found in ways.items():
-            (built / name).write_bytes(draw.choice(found)[1])
-        (built / ".names.arrow.sha256").write_bytes(b"\xff")
+            (mine / name).write_bytes(draw.choice(found)[1])
+        (mine / ".names.arrow.sha256").write_bytes(b"\xff")
         if not finished:
-            (built / "manifest.json").unlink()
+            (mine / "manifest.json").unlink()
         data._seen.clear()
         data.build(progress=False, recipe=recipe)
-        assert {name: (built / name).read_bytes() for name in whole} == whole
+        assert {name: (mine / name).read_bytes() for name in whole} == whole
 
 
 def json_of(content: bytes):
@@ -302,21 +302,21 @@ def json_of(content: bytes):
         return content
 
 
-def test_parts_in_each_others_place_are_made_again(built):
+def test_parts_in_each_others_place_are_made_again(mine):
     "Before there is a manifest: each can be opened, and has the right number of rows."
     recipe = test_data.TINY
-    one, two = (built / f"{voice}.arrow" for voice, _ in recipe.voices)
+    one, two = (mine / f"{voice}.arrow" for voice, _ in recipe.voices)
     contents = one.read_bytes(), two.read_bytes()
     one.write_bytes(contents[1]), two.write_bytes(contents[0])
-    (built / "manifest.json").unlink()
+    (mine / "manifest.json").unlink()
     data.build(progress=False, recipe=recipe)
     assert (one.read_bytes(), two.read_bytes()) == contents
 
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize("change", [{"recipe": "another"}, {"files": {}}])
-def test_a_manifest_of_something_else_is_no_manifest(built, change):
-    path = built / "manifest.json"
+def test_a_manifest_of_something_else_is_no_manifest(mine, change):
+    path = mine / "manifest.json"
     path.write_text(json.dumps(seal(json.loads(path.read_text()) | change)))
     with pytest.raises(ValueError, match="damaged or missing in .*: manifest.json"):
         data.load(recipe=test_data.TINY)

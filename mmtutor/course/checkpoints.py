@@ -14,7 +14,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -83,7 +83,8 @@ def save_checkpoint(
         _remove(path)
         _write(path, files, facts)
     except (OSError, SafetensorError) as error:
-        _remove(path)
+        with suppress(OSError):
+            _remove(path)
         code = re.search(r"os error (\d+)", str(error))  # safetensors has an error class of its own
         number = int(code[1]) if code else getattr(error, "errno", errno.EIO)
         free = shutil.disk_usage(next(p for p in (folder, *folder.absolute().parents) if p.is_dir())).free
