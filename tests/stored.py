@@ -1,4 +1,5 @@
 """What mmtutor keeps on the disk: how each kind of it is written and read, and what lies in a folder afterwards."""
+import faulthandler
 import functools
 import hashlib
 import io
@@ -40,7 +41,7 @@ class Kind:
 
 
 def tensors_of(tensors) -> list:
-    return [(name, str(t.dtype), tuple(t.shape), t.tolist()) for name, t in sorted(dict(tensors).items())]
+    return [(name, str(t.dtype), tuple(t.shape), t.numpy().tobytes()) for name, t in sorted(dict(tensors).items())]
 
 
 # --- features ---
@@ -226,6 +227,7 @@ def in_child(work: Callable[[], object], begin: Callable[[], object] = lambda: N
     "The number of a forked process that does this and ends."
     pid = os.fork()
     if pid == 0:
+        faulthandler.dump_traceback_later(60, exit=True)  # a hanging child is a failure, too
         try:
             begin()
             work()

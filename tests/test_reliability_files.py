@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 
@@ -120,6 +120,7 @@ def encoders(monkeypatch):
     "Loaded once: a model is published in a moment."
     loaded = inputs.pretrained(test_inference.SMALL)
     monkeypatch.setattr(inference, "pretrained", lambda profile: loaded)
+    monkeypatch.setattr(inference, "_weights", cache(inference._weights))
 
 
 @pytest.fixture
@@ -134,14 +135,29 @@ def other_run(run, tmp_path):
     return place
 
 
+def remembered(function):
+    "It computes once; afterwards it gives what it gave."
+    found = []
+
+    def give(*values, **more):
+        if not found:
+            found.append(function(*values, **more))
+        return found[0]
+    return give
+
+
 @pytest.mark.slow
 def test_killed_while_a_model_is_published_over_another(folder, other_run, encoders, tmp_path, monkeypatch):
     "Old, new, or refused: never a mixture."
     monkeypatch.setattr(inference, "check_record", lambda *_: None)
     publish = lambda place: inference.publish(other_run, place)
+    for name in ("bank", "predict", "encode", "fit_temperature"):  # a forked process should not compute
+        monkeypatch.setattr(inference, name, remembered(getattr(inference, name)))
+    publish(tmp_path / "first")
+    monkeypatch.setattr(inference.MultimodalModel, "embed", remembered(inference.MultimodalModel.embed))
     new = publish(tmp_path / "new")
     known, whole = [learned(folder), learned(new)], tree(new)
-    for number in count(1):
+    for number in count(1, 2):
         place = copy(folder, tmp_path / str(number))
         code = killed(partial(publish, place), number, place)
         with contextlib.suppress(*ABSENT):
