@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import Timeout
+from filelock import FileLock, Timeout
 
 import mmtutor
-from .files import atomically, locked, writing
+from .files import atomically, writing
 from .merging import NOTHING, Merged, dump, merge, parse, results, shipped, title_of, written
 from .records import notebooks_dir
 
@@ -234,7 +234,7 @@ def update(folder: Path, source: Path | None = None, version: str | None = None)
         raise ValueError(f"{folder} comes from mmtutor {known['version']}, this is {version}: upgrade mmtutor first "
                          "(pip install --upgrade mmtutor). Nothing was changed.")
     try:
-        with locked(folder / HIDDEN / "lock", timeout=10):
+        with FileLock(folder / HIDDEN / "lock", timeout=10):
             return _update(folder, source, read_manifest(folder), version)
     except Timeout:
         raise ValueError(f"another update of {folder} is running; wait for it to end") from None
