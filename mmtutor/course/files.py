@@ -194,12 +194,12 @@ def fetch(wheel: Wheel) -> Path:
         with locked(path.with_name(f".{path.name}.lock")):
             if not path.exists():  # another process may have fetched it while this one waited
                 _download(wheel, path)
+    for old in path.parent.glob(f".download-{path.stem}-*"):  # of a process that was killed
+        shutil.rmtree(old, ignore_errors=True)
     return verify(path, wheel.sha256)
 
 
 def _download(wheel: Wheel, path: Path) -> None:
-    for old in path.parent.glob(f".download-{path.stem}-*"):  # of a process that was killed
-        shutil.rmtree(old, ignore_errors=True)
     beside = {"dir": path.parent, "prefix": f".download-{path.stem}-"}  # gone before the wheel is in its place
     with atomically(path) as part, tempfile.TemporaryDirectory(**beside) as folder:
         wanted = Path(folder) / "wanted.txt"

@@ -121,7 +121,8 @@ def read(name: str, folder: Path | None = None) -> dict:
         raise FileNotFoundError(f"read: no record {name!r} in {folder}; there are {there}")
     found = read_sealed(path, "read")
     claims = found if name == "claims" else {}
-    if found.get("name", name) != name or not all(isinstance(claim, dict) for claim in claims.values()):
+    foreign = [i for i, claim in claims.items() if not isinstance(claim, dict) or claim.get("id", i) != i]
+    if foreign or found.get("name", name) != name:
         raise ValueError(f"read: {path} holds something else than {name!r}: another file lies in its place")
     for id, claim in claims.items():
         check_seal(claim, f"read: claim {id} in {path}")
@@ -176,6 +177,6 @@ def record_claim(
     path = (folder or results_dir()) / "claims.json"
     with locked(cache_dir() / "claims.lock"):  # two experiments may end at the same moment
         claims = read("claims", path.parent) if path.exists() else {}
-        claims[id] = seal({"claim": claim, "verdict": verdict, "summary": summary, "chapter": chapter,
+        claims[id] = seal({"id": id, "claim": claim, "verdict": verdict, "summary": summary, "chapter": chapter,
                            **_provenance(command, seeds, begun), "figures": figures})
         return _write(path, dict(sorted(claims.items())))
