@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from . import data
-from .course.files import atomically
+from .course.files import atomically, read_sealed, seal
 from .course.parts import step_flops, utilisation
 from .course.records import ahead, checkout, commit, complete, machine, peak_memory, read, record, spread
 from .course.report import as_text, write_report
@@ -83,7 +83,7 @@ def train_one(name: str, profile: Profile, banks: Mapping[str, Bank], encoders: 
     before, folder = first_stage(name), runs / name
     path = folder / "result.json"
     if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_sealed(path, "run")
     regime, fusion, asked, rate, seed = name.split("/")
     torch.manual_seed(int(seed))
     model = new_model(regime, fusion, profile, encoders)
@@ -117,7 +117,7 @@ def train_one(name: str, profile: Profile, banks: Mapping[str, Bank], encoders: 
         "best": scores["picture+sound"].topk(min(5, len(banks["test"]))).indices.tolist()}
     model.save(folder / "model")
     with atomically(path) as part:
-        part.write_text(json.dumps(result), encoding="utf-8")
+        part.write_text(json.dumps(seal(result)), encoding="utf-8")
     shutil.rmtree(place, ignore_errors=True)
     return result
 
@@ -185,13 +185,13 @@ def claim_folder(folder: Path, profile: Profile, fresh: bool) -> None:
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     path, ours = folder / "settings.json", json.loads(json.dumps(asdict(profile)))
-    theirs = read(path.stem, folder) if path.exists() else ours
+    theirs = read_sealed(path, "run") if path.exists() else ours
     odd = [f"{k} was {theirs.get(k)}, is {v}" for k, v in ours.items() if theirs.get(k) != v]
     if odd:
         raise ValueError(f"run: {folder} holds a run with other settings ({'; '.join(odd)}). "
                          "Start over with --fresh, or choose another --folder.")
-    with atomically(path) as part:
-        part.write_text(json.dumps(ours, indent=1), encoding="utf-8")
+    with atomically(path, "choose another --folder") as part:
+        part.write_text(json.dumps(seal(ours), indent=1), encoding="utf-8")
 
 
 @complete("gather")

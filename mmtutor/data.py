@@ -26,8 +26,9 @@ from torch import Tensor
 
 from .course.emoji import (
     RATE, SIZE, STYLES, Emoji, Voice, distances, drawings, find_espeak, read_names, speak, word_family)
-from .course.files import OPENMOJI, UNICODE, atomically, cache_dir, sha256_of
-from .course.tables import is_whole, open_part, write_media, write_part
+from .course.files import OPENMOJI, UNICODE, cache_dir, locked
+from .course.tables import (
+    damaged, is_finished, mark, open_part, write_manifest, write_media, write_part)
 
 # %% ../nbs/05_data.ipynb #4004a153
 MODALITIES = ("text", "picture", "sound")
@@ -59,6 +60,10 @@ class Recipe:
     @property
     def folder(self) -> Path:
         return cache_dir() / "data" / self.key[:16]
+
+    @property
+    def parts(self) -> list[str]:
+        return ["names.arrow", "pictures.arrow", *(f"{voice}.arrow" for voice, _ in self.voices)]
 
 # %% ../nbs/05_data.ipynb #0a49f3ea
 def families(names: Sequence[str], close: np.ndarray) -> np.ndarray:
@@ -119,34 +124,32 @@ def make_all(recipe: Recipe, progress: bool) -> None:
     "Make the parts that are missing, two at a time, and then the manifest."
     from tqdm import tqdm
     folder, names = recipe.folder, read_names(recipe.limit)
-    path = {name: folder / f"{name}.arrow" for name in ("names", "pictures", *dict(recipe.voices))}
-    wanted = [name for name in path if name != "names" and not is_whole(path[name], len(names))]
+    first, *others = (folder / name for name in recipe.parts)
+    wanted = [path for path in others if not is_finished(path, len(names))]
+
+    def work(path: Path) -> None:
+        (make_pictures if path.stem == "pictures" else make_sounds)(path, recipe, names, bar.update)
+        mark(path)
     bar = tqdm(total=len(wanted) * len(names), desc="building the data", unit=" items", disable=not progress)
     with bar, ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(make_pictures if name == "pictures" else make_sounds, path[name], recipe, names, bar.update)
-                for name in wanted]
+        jobs = [pool.submit(work, path) for path in wanted]
         try:
             for job in jobs:
                 job.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    if not is_whole(path["names"], len(names)):
-        make_names(path["names"], recipe, names)
+    if not is_finished(first, len(names)):
+        make_names(first, recipe, names)
+        mark(first)
     tools = ("espeakng-loader", "resvg-py", "soxr", "soundfile", "pyarrow", "datasets")
-    with atomically(folder / "manifest.json") as part:
-        part.write_text(json.dumps({"recipe": recipe.key, "rows": len(names), "files": {
-            file.name: [file.stat().st_size, sha256_of(file)] for file in path.values()},
-            "made_with": {tool: metadata.version(tool) for tool in tools}}, indent=1) + "\n")
+    write_manifest(folder, recipe.parts, {"recipe": recipe.key, "rows": len(names),
+                                          "made_with": {tool: metadata.version(tool) for tool in tools}})
 
 
 def check(recipe: Recipe = Recipe(), full: bool = True) -> list[str]:
     "The names of the files that are missing or damaged; `full` compares their SHA-256, otherwise only the sizes."
-    try:
-        files = json.loads((recipe.folder / "manifest.json").read_text())["files"]
-        wrong = lambda p, size, sha256: not p.exists() or p.stat().st_size != size or full and sha256_of(p) != sha256
-        return [name for name, (size, sha256) in files.items() if wrong(recipe.folder / name, size, sha256)]
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return ["manifest.json"]
+    return damaged(recipe.folder, recipe.parts, {"recipe": recipe.key}, full)
+
 
 # %% ../nbs/05_data.ipynb #51bf7e3f
 _seen = set()  # the folders whose every byte this process has checked
@@ -157,15 +160,13 @@ def build(progress: bool = True, recipe: Recipe = Recipe()) -> Path:
 
     A build that was interrupted goes on with the first unfinished part. Damaged parts are made again.
     """
-    from filelock import FileLock
     folder = recipe.folder
     try:
         if check(recipe, full=folder not in _seen):
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock"):
-                if damaged := check(recipe):  # another process may have built while this one waited
+            with locked(folder / ".lock"):
+                if wrong := check(recipe):  # another process may have built while this one waited
                     find_espeak()
-                    for path in [folder / name for name in (*damaged, "manifest.json")] + list(folder.glob(".*.part")):
+                    for path in [folder / name for name in (*wrong, "manifest.json")] + list(folder.glob(".*.part")):
                         path.unlink(missing_ok=True)
                     make_all(recipe, progress)
     except OSError as error:
@@ -193,10 +194,10 @@ def load(split: str | None = None, recipe: Recipe = Recipe()) -> "datasets.Datas
         older = any(p.name != folder.name for p in folder.parent.glob("*/manifest.json"))
         reason = f"in {folder.parent} were built by another version of the recipe" if older else "are not built yet"
         raise FileNotFoundError(f"load: the data {reason} (looked for {folder.name}). {REMEDY}")
-    if damaged := check(recipe, full=folder not in _seen):
-        raise ValueError(f"load: damaged or missing in {folder}: {', '.join(damaged)}. {REMEDY} It makes them again.")
+    if wrong := check(recipe, full=folder not in _seen):
+        raise ValueError(f"load: damaged or missing in {folder}: {', '.join(wrong)}. {REMEDY} It makes them again.")
     _seen.add(folder)
-    parts = [open_part(folder / f"{name}.arrow") for name in ("names", "pictures", *dict(recipe.voices))]
+    parts = [open_part(folder / name) for name in recipe.parts]
     table = concatenate_datasets(parts, axis=1)
     return table if split is None else table.select(np.flatnonzero(np.array(table["split"]) == split))
 
@@ -271,11 +272,11 @@ def sound_of(item: Mapping | bytes) -> Float[Tensor, "samples"]:
 # %% ../nbs/05_data.ipynb #431d87df
 def info(recipe: Recipe = Recipe()) -> dict:
     "What is built, where, how large, and whether every byte is as it was made."
-    folder, damaged = recipe.folder, check(recipe)
+    folder, wrong = recipe.folder, check(recipe)
     found = {"folder": str(folder), "built": (folder / "manifest.json").exists(), "recipe": recipe.key[:16],
              "older builds": sorted(p.parent.name for p in folder.parent.glob("*/manifest.json") if p.parent != folder),
-             "damaged": damaged, "megabytes": round(sum(p.stat().st_size for p in folder.glob("*.arrow")) / 1e6, 1)}
-    if damaged:  # or not built: then the manifest is what is missing
+             "damaged": wrong, "megabytes": round(sum(p.stat().st_size for p in folder.glob("*.arrow")) / 1e6, 1)}
+    if wrong:  # or not built: then the manifest is what is missing
         return found | {"remedy": REMEDY}
     table = load(recipe=recipe).select_columns(["head", "split", "group", "subgroup"])[:]
     count = lambda wanted: sum(h and s == wanted for h, s in zip(table["head"], table["split"]))

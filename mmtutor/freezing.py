@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .course.files import atomically, cache_dir
+from .course.weights import save_file
 from .transformer import Tokens
 
 # %% ../nbs/14_freezing.ipynb #0c5a498b
@@ -209,7 +209,7 @@ def cached_features(
     tokens = tokens if dtype is None else Tokens(tokens.values.to(dtype), tokens.mask)
     content = {"values": tokens.values.contiguous(), "mask": tokens.mask.contiguous()}
     with atomically(path) as part:
-        save_file(content, part, {"facts": json.dumps(facts), "sha256": _checksum(content)})
+        save_file(content, part, {"facts": json.dumps(facts | {"sha256": _checksum(content)})})
     return tokens
 
 
@@ -219,10 +219,10 @@ def read_features(path: Path, facts: dict) -> Tokens:
         with safe_open(path, "pt") as file:
             found = file.metadata() or {}
             content = {name: file.get_tensor(name) for name in ("values", "mask")}
-            theirs = json.loads(found["facts"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+            theirs = dict(json.loads(found["facts"]))
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path.name} is damaged ({error})") from error
-    if _checksum(content) != found.get("sha256"):
+    if _checksum(content) != theirs.get("sha256", found.get("sha256")):  # where earlier versions had it
         raise ValueError(f"{path.name} is damaged (wrong fingerprint)")
     odd = [k for k, v in facts.items() if theirs.get(k) != v]
     if odd:

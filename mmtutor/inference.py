@@ -26,8 +26,8 @@ from .calibration import fit_temperature
 from .capstone import LEARNING
 from .course import records
 from .course.card import model_card
-from .course.files import atomically, sha256_of, verify
-from .course.weights import read_tensors
+from .course.files import atomically, read_sealed, seal, sha256_of, verify
+from .course.weights import read_tensors, save_file
 from .freezing import encode
 from .inputs import MODALITIES, PROFILES, Profile, bank, device, own_rows, pretrained, profile_of
 from .multimodal import MultimodalModel
@@ -181,12 +181,12 @@ def publish(
     run = Path(run)
     if not (run / "settings.json").is_file():
         raise ValueError(f"publish: {run} is no folder of a run; it has no settings.json")
-    profile = profile_of(json.loads((run / "settings.json").read_text(encoding="utf-8")))
+    profile = profile_of({k: v for k, v in read_sealed(run / "settings.json", "publish").items() if k != "seal"})
     record = record or record_of(run, profile)
     job = job or f"{record['figures']['rank by validation'][0]}/{record['seeds'][0]}"
     if not os.path.isfile(run / job / "result.json"):
         raise ValueError(f"publish: {job} is not finished in {run}")
-    check_record(record, job, json.loads((run / job / "result.json").read_text(encoding="utf-8")))
+    check_record(record, job, read_sealed(run / job / "result.json", "publish"))
     encoders, learned = pretrained(profile), LEARNING[job.split("/")[0]]
     model = MultimodalModel.load(run / job / "model", {m: encoders[m] for m in learned}).to(device())
     items = bank("validation", profile, encoders, learned)
@@ -201,18 +201,17 @@ def publish(
     gallery = F.normalize(model.embed("text", _there(encode(encoders["text"], names))), dim=-1).cpu()
     folder = Path(folder or run / "model")
     model.save(folder)
-    from safetensors.torch import save_file
     with atomically(folder / "names.safetensors") as part:
         save_file({"embedding": gallery}, part)
     about = {"settings": asdict(profile), "job": job, "groups": groups, "names": names,
              "temperature": 1.0 if sure else round(fit_temperature(scores, items.group), 6),
              "frozen encoders": {m: _weights(e) for m, e in encoders.items() if m not in learned},
-             "sha256": sha256_of(folder / "names.safetensors")}
-    with atomically(folder / "answers.json") as part:
-        part.write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+             "config": sha256_of(folder / "config.json"), "sha256": sha256_of(folder / "names.safetensors")}
     card = model_card(record, job, about["settings"], groups, len(names), about["temperature"], learned)
     with atomically(folder / "README.md") as part:
         part.write_text(str(card), encoding="utf-8")
+    with atomically(folder / "answers.json") as part:
+        part.write_text(json.dumps(seal(about), indent=1, ensure_ascii=False), encoding="utf-8")
     return folder
 
 # %% ../nbs/19_inference.ipynb #92fe4ac1
@@ -225,14 +224,16 @@ def load_finder(folder: Path | str) -> Finder:
     folder = Path(folder)
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise FileNotFoundError(f"load_finder: {folder} has no {', '.join(missing)}; expected {', '.join(FILES)}")
+    about, again = read_sealed(folder / "answers.json", "load_finder"), "Publish the model again."
     try:
-        about = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
         profile, learned = profile_of(about["settings"]), LEARNING[about["job"].split("/")[0]]
         groups, names, frozen = list(about["groups"]), list(about["names"]), dict(about["frozen encoders"])
         temperature, fingerprint = float(about["temperature"]), about["sha256"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"load_finder: {folder / 'answers.json'} is damaged ({error!r})") from error
-    gallery = read_tensors(verify(folder / "names.safetensors", fingerprint)).get("embedding")
+    if "config" in about:  # folders of earlier versions do not say it
+        verify(folder / "config.json", about["config"], again)
+    gallery = read_tensors(verify(folder / "names.safetensors", fingerprint, again)).get("embedding")
     if not 0 < temperature < float("inf") or gallery is None or len(gallery) != len(names):
         raise ValueError(f"load_finder: {folder} does not fit together: temperature {temperature}, {len(names)} names, "
                          f"embeddings {None if gallery is None else tuple(gallery.shape)}")

@@ -18,12 +18,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .course.files import atomically, sha256_of, verify
+from .course.files import atomically, read_sealed, seal, sha256_of, verify
 from .course.parts import as_lines, count_flops, parts_of
-from .course.weights import load_into, read_tensors
+from .course.weights import load_into, read_tensors, save_file
 from .fusion import FUSIONS, ModalityTokens, make_fusion, mean_token, real_tokens
 from .transformer import Tokens
 
@@ -218,17 +217,16 @@ class MultimodalModel(nn.Module):
 
 # %% ../nbs/11_multimodal.ipynb #39273e73
 def save_model(model: MultimodalModel, folder: Path | str) -> Path:
-    """Write config.json and weights.safetensors into `folder`, encoders included; the configuration last.
+    """Write config.json and weights.safetensors into `folder`, encoders included; first both, then into their places.
 
     Raises OSError where the system does not let it.
     """
     folder = Path(folder)
-    with atomically(folder / "weights.safetensors") as part:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}, part)
-    about = {"config": asdict(model.config), "sha256": sha256_of(folder / "weights.safetensors"),
-             "encoders": {m: type(e).__name__ for m, e in model.encoders.items()}}
-    with atomically(folder / "config.json") as part:
-        part.write_text(json.dumps(about, indent=1))
+    with atomically(folder / "config.json") as part, atomically(folder / "weights.safetensors") as weights:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}, weights)
+        about = {"config": asdict(model.config), "sha256": sha256_of(weights),
+                 "encoders": {m: type(e).__name__ for m, e in model.encoders.items()}}
+        part.write_text(json.dumps(seal(about), indent=1), encoding="utf-8")
     return folder
 
 
@@ -242,7 +240,7 @@ def load_model(
     """
     folder = Path(folder)
     try:
-        about = json.loads((folder / "config.json").read_text())
+        about = read_sealed(folder / "config.json", "MultimodalModel.load")
         known = {f.name for f in fields(MultimodalConfig)}
         config = MultimodalConfig(**{k: v for k, v in about["config"].items() if k in known})
         extra = sorted(about["config"].keys() - known)
@@ -254,7 +252,7 @@ def load_model(
     if saved and (encoders is None or (encoders and encoders.keys() != saved.keys())):
         raise ValueError(f"MultimodalModel.load: saved with encoders {saved}, got {sorted(encoders or {})}; "
                          "pass encoders={name: module} with all of them, or encoders={} to leave them out")
-    tensors = read_tensors(verify(folder / "weights.safetensors", fingerprint))
+    tensors = read_tensors(verify(folder / "weights.safetensors", fingerprint, "Save the model again."))
     model = MultimodalModel(config, encoders)
     for name, value in model.state_dict(keep_vars=True).items():
         value.data = value.data.to(tensors[name].dtype if name in tensors else value.dtype)

@@ -178,9 +178,9 @@ def test_a_part_is_whole_or_absent(tmp_path, monkeypatch):
         patch.setattr(pa.ipc, "new_stream", breaks)
         with pytest.raises(OSError, match="No space"):
             data.write_part(tmp_path / "x.arrow", {"a": ["one"]}, {"a": Value("string")})
-    assert not list(tmp_path.iterdir()) and not data.is_whole(tmp_path / "x.arrow", 1)
+    assert not list(tmp_path.iterdir()) and not tables.is_whole(tmp_path / "x.arrow", 1)
     data.write_part(tmp_path / "x.arrow", {"a": ["one", "two"]}, {"a": Value("string")})
-    assert data.is_whole(tmp_path / "x.arrow", 2) and not data.is_whole(tmp_path / "x.arrow", 3)
+    assert tables.is_whole(tmp_path / "x.arrow", 2) and not tables.is_whole(tmp_path / "x.arrow", 3)
     assert data.open_part(tmp_path / "x.arrow")["a"][:] == ["one", "two"]
 
 

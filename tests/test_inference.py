@@ -15,6 +15,7 @@ from PIL import Image
 from mmtutor import capstone, data, inference, inputs
 from mmtutor.course import card as cards
 from mmtutor.course import records
+from mmtutor.course.files import seal
 from mmtutor.course.weights import read_tensors
 
 JOB = "frozen/decoder/picture+sound/0.003/0"
@@ -161,7 +162,7 @@ def test_wrong_queries_are_named(finder, wrong, kind, words):
 def edited(folder, where, **changes):
     copy = shutil.copytree(folder, where)
     about = json.loads((copy / "answers.json").read_text())
-    (copy / "answers.json").write_text(json.dumps(about | changes))
+    (copy / "answers.json").write_text(json.dumps(seal(about | changes)))
     return copy
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmtutor.course import ex_multimodal as ex
 from mmtutor.course import records
+from mmtutor.course.files import seal
 from mmtutor.course.parts import count_flops, parts_of
 from mmtutor.course.sketch import Sketch
 from mmtutor.fusion import FUSIONS
@@ -378,7 +379,7 @@ def test_damaged_folders_are_refused(tmp_path):
         MultimodalModel.load(tmp_path, {m: Small(3, w) for m, w in WIDTHS.items()})
     about = json.loads((tmp_path / "config.json").read_text())
     about["config"]["colour"] = "red"
-    (tmp_path / "config.json").write_text(json.dumps(about))
+    (tmp_path / "config.json").write_text(json.dumps(seal(about)))
     with pytest.raises(ValueError, match="saved by another version: it has colour"):
         MultimodalModel.load(tmp_path, {})
     (tmp_path / "config.json").write_bytes(b"\xff")

@@ -14,7 +14,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -99,11 +99,14 @@ def save_checkpoint(
         _remove(path)
         _write(path, files, facts)
     except (OSError, SafetensorError) as error:
-        _remove(path)
+        with suppress(OSError):
+            _remove(path)
         code = re.search(r"os error (\d+)", str(error))  # safetensors has an error class of its own
-        number, free = int(code[1]) if code else getattr(error, "errno", errno.EIO), shutil.disk_usage(folder).free
+        number = int(code[1]) if code else getattr(error, "errno", errno.EIO)
+        free = shutil.disk_usage(next(p for p in (folder, *folder.absolute().parents) if p.is_dir())).free
         raise OSError(number, f"save_checkpoint: {path.name} could not be written ({error}). The older checkpoints are "
-                              f"intact. Make room ({free / 2**20:,.1f} MiB are free) and call again") from error
+                              f"intact. Make room ({free / 2**20:,.1f} MiB are free), or name another folder, and "
+                              "call again") from error
     whole = sorted(p for p in folder.glob("step-*") if p.name <= path.name and (p / "state.json").exists())[-keep:]
     for other in folder.glob("step-*"):
         if other not in whole:

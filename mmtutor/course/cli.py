@@ -20,7 +20,7 @@ from pathlib import Path
 
 import mmtutor
 from . import workspace
-from .files import EFFICIENTNET, MINILM, OPENMOJI, RESEMBLYZER, UNICODE, cache_dir, sha256_of
+from .files import EFFICIENTNET, MINILM, OPENMOJI, RESEMBLYZER, UNICODE, CannotWrite, cache_dir, sha256_of
 from .merging import parse
 from .records import checkout, notebooks_dir
 
@@ -263,7 +263,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print("\nmmtutor: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except OSError as error:
-        full = error.errno == errno.ENOSPC
+        full = error.errno == errno.ENOSPC and not isinstance(error, CannotWrite)  # which says it itself
         hint = f"; free some space, or set MMTUTOR_CACHE to a larger disk (now {cache_dir()})" if full else ""
         print(f"mmtutor: {error}{hint}", file=sys.stderr)
     except ValueError as error:

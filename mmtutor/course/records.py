@@ -18,10 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 import mmtutor
-from .files import atomically, cache_dir
+from .files import atomically, cache_dir, check_seal, locked, read_sealed, seal
 
 # %% ../../nbs/course/records.ipynb #a065b69c
 def checkout() -> Path | None:
@@ -110,7 +109,8 @@ def record(
     begun: str | None = None,  # `commit()` when the run began; None: ask now
 ) -> Path:
     "Write `figures` with their provenance to `results/<name>.json` and return its path."
-    return _write(_place(name, folder), {"name": name, **_provenance(command, seeds, begun), "figures": figures})
+    content = {"name": name, **_provenance(command, seeds, begun), "figures": figures}
+    return _write(_place(name, folder), seal(content))
 
 
 def _place(name: str, folder: Path | None) -> Path:
@@ -137,17 +137,23 @@ def _write(path: Path, content: dict) -> Path:
 
 
 def read(name: str, folder: Path | None = None) -> dict:
-    """The record `name`. Raises FileNotFoundError that names the records there are when it does not exist, and
-    ValueError when it is damaged.
+    """The record `name`. FileNotFoundError names the records there are when it does not exist.
+
+    Raises ValueError for a damaged file, and for one with another record in it.
     """
     path = _place(name, folder)
     if not path.exists():
         there = sorted(p.stem for p in path.parent.glob("*.json"))
         raise FileNotFoundError(f"read: no record {name!r} in {path.parent}; there are {there}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"read: {path.name} is damaged ({error})") from error
+    found = read_sealed(path, "read")
+    claims = found if name == "claims" else {}
+    foreign = [i for i, claim in claims.items() if not isinstance(claim, dict) or claim.get("id", i) != i]
+    if foreign or found.get("name", name) != name:
+        raise ValueError(f"read: {path} holds something else than {name!r}: another file lies in its place")
+    for id, claim in claims.items():
+        check_seal(claim, f"read: claim {id} in {path}")
+    return found
+
 
 # %% ../../nbs/course/records.ipynb #5c271948
 @contextmanager
@@ -196,9 +202,8 @@ def record_claim(
     if len(set(seeds)) < 3:
         raise ValueError(f"record_claim: {id}: {len(set(seeds))} seed(s), expected three at least")
     path = (folder or results_dir()) / "claims.json"
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_dir() / "claims.lock"):  # two experiments may end at the same moment
+    with locked(cache_dir() / "claims.lock"):  # two experiments may end at the same moment
         claims = read("claims", path.parent) if path.exists() else {}
-        claims[id] = {"claim": claim, "verdict": verdict, "summary": summary, "chapter": chapter,
-                      **_provenance(command, seeds, begun), "figures": figures}
+        claims[id] = seal({"id": id, "claim": claim, "verdict": verdict, "summary": summary, "chapter": chapter,
+                           **_provenance(command, seeds, begun), "figures": figures})
         return _write(path, dict(sorted(claims.items())))

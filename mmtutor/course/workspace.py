@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 import mmtutor
-from .files import atomically
+from .files import atomically, writing
 from .merging import NOTHING, Merged, dump, merge, parse, results, shipped, title_of, written
 from .records import notebooks_dir
 
@@ -273,7 +273,8 @@ def start(folder: Path, source: Path | None = None, version: str | None = None) 
                              "expected a new or an empty folder")
         if source.resolve() in (folder.resolve(), *folder.resolve().parents):
             raise ValueError(f"start: {folder} lies inside the course itself; expected a folder elsewhere")
-        (folder / HIDDEN).mkdir(parents=True, exist_ok=True)
+        with writing(folder / HIDDEN):
+            (folder / HIDDEN).mkdir(parents=True, exist_ok=True)
         _write(folder / HIDDEN / MANIFEST, (json.dumps(EMPTY) + "\n").encode())
     return update(folder, source, version)
 
