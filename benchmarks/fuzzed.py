@@ -44,13 +44,8 @@ from mmtutor.course import records
 CALLS = Path(__file__).resolve().parent / "calls"
 SECONDS, MEMORY = 20, 3 * 2**30
 WHOLE = (torch.int64, torch.bool, np.dtype("int64"), np.dtype("bool"))
-<<<<<<< HEAD
-SAID = re.compile(r"meta|device|dtype|scalar type|not implemented for|data type|same type|Input type|bool tensor"
+SAID = re.compile(r"meta|device|dtype|scalar ?[tT]ype|not implemented for|data type|same type|Input type|bool tensor"
                   r"|Double|Half|Long|Bool|Int\b")
-=======
-SAID = re.compile(r"meta|device|dtype|scalar ?[tT]ype|not implemented for|data type|same type|bool tensor|Double|Half|"
-                  r"Long|Bool|Int\b")
->>>>>>> fz2
 NO_ROOM = re.compile(r"allocate|memory|Storage size|overflow|too large|too big|Maximum allowed|maximum supported", re.I)
 
 

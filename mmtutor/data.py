@@ -27,8 +27,7 @@ from torch import Tensor
 from .course.emoji import (
     RATE, SIZE, STYLES, Emoji, Voice, distances, drawings, find_espeak, read_names, speak, word_family)
 from .course.files import OPENMOJI, UNICODE, cache_dir, locked
-from .course.tables import (
-    damaged, is_finished, mark, open_part, write_manifest, write_media, write_part)
+from .course.tables import damaged, is_finished, mark, open_part, write_manifest, write_media, write_part
 
 # %% ../nbs/05_data.ipynb #4004a153
 MODALITIES = ("text", "picture", "sound")
