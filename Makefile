@@ -41,7 +41,7 @@ test-tensorflow:
 	@$(PYTHON) -m venv .venv-tensorflow
 	@grep '^torch==' constraints.txt > .venv-tensorflow/torch.txt
 	@.venv-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-tensorflow/torch.txt
-	@.venv-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check -e '.[tensorflow]' pytest pytest-timeout -c constraints.txt
+	@.venv-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check -e '.[tensorflow]' pytest pytest-socket pytest-timeout -c constraints.txt
 	@KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=2 .venv-tensorflow/bin/python -m pytest tests/test_keras_head.py
 
 lab: $(VENV)/.stamp

@@ -83,8 +83,11 @@ def save_sharded(
         wrapped = json.dumps({"sha256": sha256(text.encode()).hexdigest(), "content": text})
         with atomically(path / "state.json") as part:
             part.write_text(wrapped, encoding="utf-8")
-        for old in sorted(Path(folder).glob("step-*"))[:-keep]:
-            _remove(old)
+        every = sorted(Path(folder).glob("step-*"))  # what a killed save left counts for nothing
+        whole = [p for p in every if p.name <= path.name and (p / "state.json").exists()][-keep:]
+        for old in every:
+            if old not in whole:
+                _remove(old)
     us.wait()
     return path
 

@@ -37,8 +37,8 @@ def normalise(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return nb
 
 
-def execute(path: Path, timeout: int = 600) -> nbformat.NotebookNode:
-    "Run the notebook at `path` top to bottom in a fresh kernel and return it with its outputs."
+def execute(path: Path, timeout: int = 600, env: dict[str, str] | None = None) -> nbformat.NotebookNode:
+    "Run the notebook at `path` top to bottom in a fresh kernel and return it with its outputs; `env` adds variables."
     nb = nbformat.read(path, as_version=4)
     for cell in nb.cells:
         if cell.cell_type == "code":
@@ -47,7 +47,8 @@ def execute(path: Path, timeout: int = 600) -> nbformat.NotebookNode:
                             resources={"metadata": {"path": str(path.parent)}})
     with tempfile.TemporaryDirectory() as folder:  # nobody's own progress is read or changed
         progress = os.path.join(folder, "progress.json")
-        client.execute(env=os.environ | {"PYTHONHASHSEED": "0", "MMTUTOR_NOTEBOOK": "1", "MMTUTOR_PROGRESS": progress})
+        own = {"PYTHONHASHSEED": "0", "MMTUTOR_NOTEBOOK": "1", "MMTUTOR_PROGRESS": progress}
+        client.execute(env=os.environ | own | (env or {}))
     return normalise(nb)
 
 

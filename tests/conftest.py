@@ -13,11 +13,25 @@ sys.path.insert(0, str(ROOT / "scripts"))
 pytest.register_assert_rewrite("browsing", "refusals")
 
 import browsing  # noqa: E402
+import offline  # noqa: E402
 
 
 def pytest_addoption(parser):
     parser.addoption("--moments", type=int, default=8, help="how often test_reliability kills a training run")
     parser.addoption("--draws", type=int, default=5, help="how often test_fuzzed damages several arguments of a call")
+    parser.addoption("--notebooks", type=int, default=4, help="so many notebooks test_notebook_order executes")
+    parser.addoption("--order", type=int, help="the seed of their draw; without it the suite's, or one at random")
+
+
+def pytest_configure():
+    sys.addaudithook(offline.only_here)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network():
+    "What tests start finds no network either. What is missing of the downloads comes first."
+    offline.bring_downloads()
+    os.environ.update(offline.ENVIRONMENT)
 
 
 @pytest.fixture(autouse=True)

@@ -91,10 +91,15 @@ def test_the_reference_passes_and_does_what_its_cases_say(exercise):
 
 
 @every_exercise
-def test_an_independent_right_answer_passes(exercise):
+def test_an_independent_right_answer_passes_and_no_proof_is_the_readers_progress(exercise, own_file):
     assert exercise.another.__code__.co_code != exercise.reference.__code__.co_code
     card = exercise.check(exercise.another)
     assert card.status == "pass", card
+    for wrong in exercise.wrong:
+        exercise.check(wrong.fn)
+    assert not own_file.exists()
+    exercise.check(exercise.reference)
+    assert progress.read_progress()[exercise.key]["tries"] == 1
 
 
 @every_mistake

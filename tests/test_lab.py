@@ -1,16 +1,22 @@
-"""JupyterLab in a real browser: a notebook of the course opens, every cell runs, no cell fails."""
+"""JupyterLab in a real browser: a notebook of the course opens, every cell runs, no cell fails; and who may come in."""
+import contextlib
+import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from browsing import await_lab, open_lab
 
+from mmtutor.course import workspace
 from mmtutor.course.interactive import SoftmaxExplorer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,6 +75,12 @@ def write_notebooks(folder: Path) -> None:
     nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=python), folder / UNTRUSTED)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     "A JupyterLab server on a copy of the notebooks, with settings of its own; yields its address."
@@ -79,9 +91,7 @@ def lab(tmp_path_factory):
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     env = os.environ | {f"JUPYTER_{n}": str(home / n.lower()) for n in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")}
     env |= {"IPYTHONDIR": str(home / "ipython"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
@@ -153,3 +163,98 @@ class TestInJupyterLab:
         assert output.locator("img").get_attribute("alt").startswith("Logits and their softmax")
         assert output.locator("img").evaluate("e => e.naturalWidth") > 100
         assert output.locator(".mmt").count() == 0 and page.foreign == []
+
+
+# What `mmtutor lab` opens to whom
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    "`mmtutor lab` on a working copy, without anything that loosens it; yields the process and what it says of itself."
+    home = tmp_path_factory.mktemp("guarded")
+    workspace.start(home / "course")
+    config = home / "config_dir" / "jupyter_lab_config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"ServerApp": {"allow_root": True, "port": free_port()}}))  # tests may be run by root
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "JPY"))}
+    env |= {f"JUPYTER_{n}": str(home / n.lower()) for n in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")}
+    env |= {"IPYTHONDIR": str(home / "ipython"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
+    command = [sys.executable, "-c", "import sys; from mmtutor.course.cli import main; sys.exit(main())",
+               "lab", "--no-browser", str(home / "course")]
+    with open(home / "log", "w") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        end = time.monotonic() + 120
+        while not (files := list((home / "runtime_dir").glob("jpserver-*.json"))):
+            if process.poll() is not None or time.monotonic() > end:
+                pytest.fail("mmtutor lab did not start:\n" + (home / "log").read_text()[-3000:])
+            time.sleep(0.2)
+        facts = json.loads(files[0].read_text()) | {"file": files[0]}
+        await_lab(f"http://127.0.0.1:{facts['port']}/", process, home / "log", "mmtutor lab", 60)
+        yield process, facts
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # mmtutor, the server and its kernels
+        process.wait()
+
+
+def asked(facts: dict, path: str, token: str | None = None, method: str = "GET", **headers) -> tuple[int, str, bytes]:
+    "Status, where it leads, and what is answered; redirections are not followed."
+    connection = http.client.HTTPConnection("127.0.0.1", facts["port"], timeout=60)
+    try:
+        headers |= {} if token is None else {"Authorization": f"token {token}"}
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.headers.get("Location", ""), answer.read()
+    finally:
+        connection.close()
+
+
+def listening(process: subprocess.Popen) -> set[tuple[str, int]]:
+    "The addresses at which the processes below this one wait for connections."
+    found = psutil.Process(process.pid)
+    return {tuple(c.laddr) for p in (found, *found.children(recursive=True)) for c in p.net_connections("inet")
+            if c.status == psutil.CONN_LISTEN or c.type == socket.SOCK_DGRAM}
+
+
+@pytest.mark.slow
+class TestWhoMayComeIn:
+    def test_without_the_token_nobody(self, guarded):
+        _, facts = guarded
+        assert len(facts["token"]) == 48 and facts["file"].stat().st_mode & 0o077 == 0
+        for token in (None, "", "x" * 48, facts["token"][:-1]):
+            for path in ("/api/contents", "/api/contents/index.ipynb", "/api/kernels", "/api/terminals",
+                         "/api/sessions", "/files/index.ipynb", "/lab/api/settings", "/api/me"):
+                status, to, said = asked(facts, path, token)
+                assert status == 403 or status == 302 and to.startswith("/login?"), (path, token, status, to)
+                assert b"index.ipynb" not in said and b"cells" not in said
+            for path in ("/lab", "/lab/tree/index.ipynb", "/lab/workspaces/auto-0", "/"):
+                status, to, _ = asked(facts, path, token)
+                assert status == 302 and (path == "/" or to.startswith("/login?")), (path, token, status, to)
+            for method, path in (("POST", "/api/kernels"), ("POST", "/api/terminals"), ("PUT", "/api/contents/x.txt"),
+                                 ("DELETE", "/api/contents/index.ipynb"), ("POST", "/api/shutdown")):
+                assert asked(facts, path, token, method)[0] == 403, (method, path, token)
+
+    def test_with_the_token_its_owner(self, guarded):
+        _, facts = guarded
+        status, _, said = asked(facts, "/api/contents", facts["token"])
+        assert status == 200 and "01_attention.ipynb" in {f["name"] for f in json.loads(said)["content"]}
+        status, to, said = asked(facts, f"/lab?token={facts['token']}")
+        assert status == 200 and b"jupyter-config-data" in said
+
+    def test_not_under_another_name(self, guarded):
+        "A page of another site whose name was turned to this machine comes with its own name."
+        _, facts = guarded
+        for host in ("evil.example", f"evil.example:{facts['port']}"):
+            assert asked(facts, "/api/contents", facts["token"], Host=host)[0] == 403
+
+    def test_it_listens_on_this_machine_alone(self, guarded):
+        "The server, and every port of a kernel that it starts."
+        process, facts = guarded
+        before = listening(process)
+        assert asked(facts, "/api/kernels", facts["token"], "POST")[0] == 201
+        end = time.monotonic() + 120
+        while len(now := listening(process)) < len(before) + 5 and time.monotonic() < end:
+            time.sleep(0.2)
+        assert len(now) >= len(before) + 5, now
+        assert facts["port"] in {port for _, port in before} and {host for host, _ in now} <= {"127.0.0.1", "::1"}, now

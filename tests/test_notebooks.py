@@ -1,9 +1,13 @@
-"""Every notebook runs top to bottom in a fresh kernel; what is committed is clean."""
+"""Every notebook runs top to bottom in a fresh kernel; what is committed is clean, and acts on nobody."""
+import json
 import re
+from pathlib import Path
 
 import nbformat
 import notebooks
 import pytest
+from docs.checks import Page
+from markdown_it import MarkdownIt
 from nbclient.exceptions import CellExecutionError
 
 CHAPTERS = notebooks.chapters()
@@ -88,3 +92,85 @@ def test_traces_are_recognised():
         assert TRACES[what].search(text), what
     for text in ("a mask of 3/4", "16 kHz, 25 tokens a second", "and/or", "0x10", "75 % done"):
         assert not any(p.search(text) for p in TRACES.values()), text
+
+
+# --- outputs and prose act on nobody ---
+
+# What an output is saved as. The mimetype of a live figure (application/vnd.jupyter.widget-view+json) is none of them:
+# saved is its picture with its table, in a `div.mmtutor-figure` whose data the site's own script reads.
+SAVED_AS = {"text/plain", "text/html", "text/markdown"}
+TAGS = set("""a audio blockquote br caption code details div em figcaption figure h1 h2 h3 h4 hr img li ol p pre source
+span strong sub summary sup table tbody td th thead tr ul""".split())
+
+
+class Tags(Page):
+    "Also which tags there are, and the data of interactive figures."
+
+    def __init__(self, text: str):
+        self.tags, self.figures = set(), []
+        super().__init__(text)
+
+    def handle_starttag(self, tag, attrs):
+        super().handle_starttag(tag, attrs)
+        self.tags.add(tag)
+        found = dict(attrs)
+        if "mmtutor-figure" in found.get("class", "") or any(name.startswith("data-") for name in found):
+            self.figures.append((tag, found))
+
+
+def rendered(text: str) -> str:
+    "Markdown as JupyterLab takes it: HTML in it is HTML, and no link is left out for what it would do."
+    markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
+    markdown.validateLink = lambda url: True
+    return markdown.render(text)
+
+
+def harm(page: Tags, beside: Path | None = None) -> list[str]:
+    "What could act, or load what the notebook does not carry; files in the folder `beside` are no harm."
+    found = [f"{what} is active content" for what in page.active]
+    loads = [url for url in page.loads if not re.match("data:(image|audio)/", url)]
+    found += [f"loads {url[:60]}" for url in loads if not (beside and re.fullmatch(r"[\w.-]+", url)
+                                                           and (beside / url).is_file())]
+    found += [f"<{tag}>" for tag in sorted(page.tags - TAGS)]
+    for tag, data in page.figures:
+        names = {"class", "data-figure", "data-title", "data-values"}
+        if tag != "div" or data.keys() != names or data["class"] != "mmtutor-figure":
+            found.append(f"<{tag}> with {sorted(data)}, expected a div.mmtutor-figure with {sorted(names)}")
+        elif not (notebooks.ROOT / "mmtutor" / "course" / "widgets" / f"{data['data-figure']}.js").is_file():
+            found.append(f"a figure {data['data-figure']!r}, which is no module of ours")
+        elif not isinstance(json.loads(data["data-values"]), dict):
+            found.append("a figure whose values are no table")
+    return found
+
+
+@each
+def test_saved_outputs_are_inert(path):
+    nb = nbformat.read(path, as_version=4)
+    assert set(nb.metadata) <= {"kernelspec", "title"}, "no state of widgets"
+    for cell in nb.cells:
+        assert cell.cell_type in ("code", "markdown")
+        found = harm(Tags(rendered(cell.source)), path.parent) if cell.cell_type == "markdown" else []
+        assert not found, f"{path.name}: {found} in\n{cell.source[:300]}"
+        for attached in cell.get("attachments", {}).values():
+            assert set(attached) <= {"image/png", "image/jpeg"}
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            assert output.output_type in ("stream", "display_data", "execute_result") and data.keys() <= SAVED_AS
+            for kind, read in (("text/html", str), ("text/markdown", rendered)):
+                found = harm(Tags(read(data.get(kind, ""))))
+                assert not found, f"{path.name}: {found} in the {kind} of\n{cell.source}"
+
+
+@pytest.mark.parametrize("html", [
+    "<script>evil()</script>", '<script src="a.js"></script>', '<div onclick="evil()">x</div>', "<style>p{}</style>",
+    '<a href="javascript:evil()">x</a>', '<a href="java&#10;script:evil()">x</a>', '<iframe src="data:,"></iframe>',
+    '<img alt="x" src="https://a.example/x.png">', '<img alt="x" src="x.png">', '<img src="data:text/html,x" alt="x">',
+    '<img alt="x" src="data:image/png;base64,aa" srcset="https://a.example/x.png 2x">',
+    '<div style="background: url(//a.example/x)">x</div>', '<svg><use href="https://a.example/x.svg#a"/></svg>',
+    '<form action="x"></form>', '<link rel="stylesheet" href="https://a.example/x.css">', '<object data="x"></object>',
+    '<meta http-equiv="refresh" content="0;url=https://a.example">', "<custom-element></custom-element>",
+    '<div class="mmtutor-figure" data-figure="evil" data-title="x" data-values="{}"></div>',
+    '<div data-values="{}">x</div>'])
+def test_harm_is_recognised(html):
+    assert harm(Tags(html)) and harm(Tags(rendered(f"Text.\n\n{html}\n"))), html
+    assert harm(Tags(rendered("![x](https://a.example/x.png)"))) and harm(Tags(rendered("[x](javascript:evil())")))

@@ -2,6 +2,8 @@
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -14,11 +16,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmtutor import scaling
-from mmtutor.course import records
+from mmtutor.course import checkpoints, records
 from mmtutor.course.jobs import JobFailed, launch, torchrun
 from mmtutor.finetune import finetune
 from mmtutor.optimiser import FinetuneConfig, NotFinite
-from mmtutor.processes import Team
+from mmtutor.processes import Team, team
 from mmtutor.scaling import add_up, efficiency, finetune_distributed, fit_ring, ring_seconds, seed_for
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -244,6 +246,87 @@ def test_a_killed_rank_ends_the_job_and_one_rank_goes_on(tmp_path):
     losses, weights, _, ranks = train(ALONE, 0.5, folder=tmp_path, checkpoint_every=1)
     assert ranks[0] == [0, 2] and ranks[1][1] == 1 and 1 <= ranks[1][0] <= 2
     assert close((losses, weights), train(ALONE, 0.5), 1e-12)
+
+
+# ---- a rank is lost: what the other one says, what stays on the disk, and the same bits afterwards
+
+
+def steady(us: Team, folder: str, lost: int = -1, how: str = "", at: int = 0) -> list:
+    "Ten steps, a checkpoint after each; rank `lost` is killed or falls silent at its `at`-th loss or written file."
+    calls, write = [], checkpoints.save_file
+
+    def now() -> bool:
+        calls.append(1)
+        return us.rank == lost and len(calls) == at
+
+    def loss(model, batch, generator):
+        if how != "in a save" and now():
+            os.kill(os.getpid(), signal.SIGSTOP if how == "silent" else signal.SIGKILL)
+        return loss_fn(model, batch, generator)
+
+    def save_file(tensors, path):
+        if how == "in a save" and now():
+            Path(path).write_bytes(b"half of it")
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(tensors, path)
+    checkpoints.save_file = save_file
+    model = Net(0.5)
+    config = FinetuneConfig(**{**CONFIG, "epochs": 5}, checkpoint_every=1)
+    history = finetune_distributed(model, loss, data(), config, us, folder=folder, progress=False)
+    return [list(history.losses), vector(model), history.step]
+
+
+def launched(folder: str) -> list:
+    return steady(Team(dist.get_rank(), dist.get_world_size()), folder)
+
+
+def unaided(folder: str, seconds: str, lost: str, how: str, at: str) -> None:
+    "The same with nobody who ends the others: what torchrun would do is left to the ranks."
+    with team(float(seconds)) as us:
+        steady(us, folder, int(lost), how, int(at))
+
+
+def two_alone(*words) -> list[subprocess.Popen]:
+    "`unaided` in two processes that have no agent above them."
+    code = (f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+            "import test_scaling as t; t.torch.set_num_threads(1); t.unaided(*sys.argv[1:])")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stderr=subprocess.PIPE, text=True,
+                             env=os.environ | place | {"RANK": str(r), "LOCAL_RANK": str(r)}) for r in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return launch(launched, str(tmp_path_factory.mktemp("whole")), seconds=90)
+
+
+@pytest.mark.slow
+@pytest.mark.reliability
+@pytest.mark.parametrize("lost, how, at", [
+    (1, "killed", 2), (1, "killed", 8), (0, "killed", 11), (0, "in a save", 8), (1, "silent", 5)])
+def test_the_rank_that_is_left_says_so_and_the_run_ends_with_the_same_bits(tmp_path, whole, lost, how, at):
+    "It ends by itself; every checkpoint on the disk can be read; two new ranks go on from the newest."
+    ranks = two_alone(tmp_path, 30 if how == "silent" else 60, lost, how, at)
+    try:
+        _, said = ranks[1 - lost].communicate(timeout=120)
+        assert (ranks[lost].poll() is None) == (how == "silent")
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+    assert ranks[1 - lost].returncode == 1, said
+    assert f"RankLost: rank {1 - lost} of 2: another rank is gone or silent (" in said.splitlines()[-1]
+    assert said.rstrip().endswith("Start the same command again: it goes on from the last checkpoint.")
+    done = [checkpoints.read_checkpoint(path)[0]["history"]["step"] for path in sorted(tmp_path.iterdir())
+            if (path / "state.json").exists()]
+    assert done == sorted(done) and len(done) <= 2 and (not done or done[-1] < 10)
+    assert done or at == 2, "the run was lost before its first step was done"
+    found = launch(launched, str(tmp_path), seconds=90)
+    for (losses, weights, step), (before, expected, last) in zip(found, whole, strict=True):
+        assert losses == before and torch.equal(weights, expected) and step == last == 10
 
 
 # ---- the capstone

@@ -1,5 +1,7 @@
 """Accelerate, FSDP2 and checkpoints in parts: as one process, on any number of ranks, and damage that is named."""
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -7,7 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from mmtutor.course.jobs import launch
+from mmtutor import sharding
+from mmtutor.course.jobs import JobFailed, launch
 from mmtutor.processes import Team, weight_of
 from mmtutor.sharding import held, here, load_sharded, save_sharded, shard
 from mmtutor.transformer import Encoder
@@ -93,6 +96,46 @@ def test_three_ranks_go_on_where_two_stopped(two, four_steps, tmp_path):
         assert (weights - four_steps[1]).abs().max() < 1e-10
 
 
+# ---- a rank is killed
+
+
+def dies(folder: str, rank: int, moment: str):
+    "One step, saved; one more, and in its save one of two ranks is killed."
+    us = Team(dist.get_rank(), 2)
+    model, x, y = parts()
+    shard(model, list(model[0].layers), us)
+    optimiser = torch.optim.AdamW(model.parameters(), 0.01)
+    steps(model, optimiser, x, y, us, 1)
+    save_sharded(folder, 1, model, optimiser, us)
+    steps(model, optimiser, x, y, us, 1)
+    die, save = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL), sharding.dcp.save
+    if us.rank == rank and moment == "before its part":
+        sharding.dcp.save = die
+    elif us.rank == rank and moment == "after its part":
+        sharding.dcp.save = lambda *a, **b: (save(*a, **b), die())
+    elif us.rank == rank:
+        sharding.atomically = die
+    save_sharded(folder, 2, model, optimiser, us)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return launch(work, str(tmp_path_factory.mktemp("unbroken")), 4, False, seconds=90)
+
+
+@pytest.mark.slow
+@pytest.mark.reliability
+@pytest.mark.parametrize("rank, moment", [(1, "before its part"), (1, "after its part"), (0, "before state.json")])
+def test_killed_inside_a_save_two_ranks_go_on_with_the_same_bits(tmp_path, unbroken, rank, moment):
+    with pytest.raises(JobFailed, match=rf"^launch: rank {rank} was killed \(SIGKILL\)$"):
+        launch(dies, str(tmp_path), rank, moment, seconds=60)
+    assert (tmp_path / "step-00000002").is_dir() and not (tmp_path / "step-00000002" / "state.json").exists()
+    found = launch(work, str(tmp_path), 3, True, seconds=90)
+    for (before, _, weights, _), (_, _, expected, _) in zip(found, unbroken, strict=True):
+        assert before["step"] == 1 and before["notes"] == [] and torch.equal(weights, expected)
+    assert sorted(p.parent.name for p in tmp_path.rglob("state.json")) == ["step-00000001", "step-00000004"]
+
+
 # ---- on the disk
 
 
@@ -104,6 +147,15 @@ def saved(tmp_path):
         steps(model, optimiser, x, y, ALONE, 1)
         save_sharded(tmp_path, number, model, optimiser, ALONE)
     return tmp_path, model, optimiser
+
+
+def test_a_half_written_newer_one_does_not_push_out_the_whole_one(saved):
+    "keep=1: killed while step 3 was saved, continued with a save at another step."
+    folder, model, optimiser = saved
+    (folder / "step-00000003" / "state.json").unlink()
+    save_sharded(folder, 2, model, optimiser, ALONE, keep=1)
+    assert [p.name for p in folder.iterdir()] == ["step-00000002"]
+    assert load_sharded(folder, model, optimiser, ALONE)["step"] == 2
 
 
 def test_the_newest_few_stay(saved):

@@ -5,15 +5,17 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 LARGEST = 1_500_000  # bytes of one page with its pictures and sounds
-LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src",
-          "source": "src", "video": "src", "audio": "src"}
+LOADING = ("src", "poster", "data", "background")  # attributes that fetch something, whatever the tag
+DRAWN = {"link", "image", "use", "feimage"}  # tags whose href does
 STYLED = re.compile(r"(?:@import\s+(?:url\()?|url\()\s*[\"']?\s*((?:https?:)?//[^\"')\s]+)")
 BLOCKS = {"p", "div", "li", "td", "th", "figcaption", "section", "h1", "h2", "h3", "h4", "br", "nav", "main", "footer"}
 QUIET = {"script", "style", "code", "pre", "textarea"}
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
 
-ACTING = re.compile(r"\s*(?:javascript|vbscript|data:text)", re.I)
+ACTING = re.compile(r"javascript:|vbscript:|data:(?:text|application)", re.I)
+SPACE = re.compile(r"[\x00-\x20]")  # a browser reads over it
+LEADING = ("href", "xlink:href", "action", "formaction", "to", "from", "values", *LOADING)  # attributes that may act
 FOREIGN = {"iframe", "object", "embed", "form", "base", "style", "applet", "frame"}  # what no notebook may bring
 
 
@@ -40,13 +42,15 @@ class Page(HTMLParser):
         refresh = tag == "meta" and found.get("http-equiv", "").lower() == "refresh"
         self.active += [f"<{tag}>"] * (tag in FOREIGN or inline or refresh)
         self.active += [f"{name}=" for name in found if name.startswith("on") or name == "srcdoc"]
-        leads = [found[name] for name in ("href", "src", "xlink:href") if name in found]
+        leads = [SPACE.sub("", found[name]) for name in LEADING if name in found]
         self.active += [f"{url.split(':')[0]}: link" for url in leads if ACTING.match(url)]
         self.ids |= {found["id"]} if "id" in found else set()
         if tag == "a" and "href" in found:
             self.links.append(found["href"])
-        if found.get(LOADED.get(tag, "")):
-            self.loads.append(found[LOADED[tag]])
+        self.loads += [found[name] for name in LOADING if found.get(name)]
+        self.loads += [found[name] for name in ("href", "xlink:href") if tag in DRAWN and found.get(name)]
+        self.loads += [part.split()[0] for part in re.split(r",\s+", found.get("srcset", "")) if part.strip()]
+        self.loads += STYLED.findall(found.get("style", ""))
         if tag == "img" and not found.get("alt", "").strip():
             self.no_alt.append(found.get("src", "")[:60])
         if tag in ("img", "audio", "video", "source") and found.get("src"):
