@@ -27,7 +27,7 @@ from torch import nn
 from . import data
 from .course.files import atomically, read_sealed, seal
 from .course.parts import step_flops, utilisation
-from .course.records import ahead, checkout, commit, complete, machine, peak_memory, read, record, spread
+from .course.records import ahead, checkout, commit, complete, machine, peak_memory, record, spread
 from .course.report import as_text, write_report
 from .course.weights import load_into
 from .finetune import FinetuneConfig, finetune
