@@ -1798,6 +1798,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'mmtutor.course.figures.show': ('course/figures.html#show', 'mmtutor/course/figures.py')},
             'mmtutor.course.files': { 'mmtutor.course.files.CannotWrite': ('course/files.html#cannotwrite', 'mmtutor/course/files.py'),
                                       'mmtutor.course.files.Wheel': ('course/files.html#wheel', 'mmtutor/course/files.py'),
+                                      'mmtutor.course.files.Wheel.__post_init__': ( 'course/files.html#wheel.__post_init__',
+                                                                                    'mmtutor/course/files.py'),
                                       'mmtutor.course.files.Wheel.__str__': ('course/files.html#wheel.__str__', 'mmtutor/course/files.py'),
                                       'mmtutor.course.files._begin': ('course/files.html#_begin', 'mmtutor/course/files.py'),
                                       'mmtutor.course.files._clear': ('course/files.html#_clear', 'mmtutor/course/files.py'),

@@ -62,6 +62,8 @@ class Recipe:
 
     @property
     def parts(self) -> list[str]:
+        if any(len(pair) != 2 for pair in self.voices):
+            raise ValueError(f"Recipe: voices {self.voices}, expected pairs of a name and a Voice")
         return ["names.arrow", "pictures.arrow", *(f"{voice}.arrow" for voice, _ in self.voices)]
 
 # %% ../nbs/05_data.ipynb #0a49f3ea
@@ -140,14 +142,14 @@ def make_all(recipe: Recipe, progress: bool) -> None:
     if not is_finished(first, len(names)):
         make_names(first, recipe, names)
         mark(first)
-    tools = ("espeakng-loader", "resvg-py", "soxr", "soundfile", "pyarrow", "datasets")
-    write_manifest(folder, recipe.parts, {"recipe": recipe.key, "rows": len(names),
-                                          "made_with": {tool: metadata.version(tool) for tool in tools}})
+    write_manifest(folder, recipe.parts, {"recipe": recipe.key, "rows": len(names), "made_with": {
+        t: metadata.version(t) for t in ("espeakng-loader", "resvg-py", "soxr", "soundfile", "pyarrow", "datasets")}})
 
 
 def check(recipe: Recipe = Recipe(), full: bool = True) -> list[str]:
     "The names of the files that are missing or damaged; `full` compares their SHA-256, otherwise only the sizes."
     return damaged(recipe.folder, recipe.parts, {"recipe": recipe.key}, full)
+
 
 
 # %% ../nbs/05_data.ipynb #51bf7e3f
@@ -196,8 +198,7 @@ def load(split: str | None = None, recipe: Recipe = Recipe()) -> "datasets.Datas
     if wrong := check(recipe, full=folder not in _seen):
         raise ValueError(f"load: damaged or missing in {folder}: {', '.join(wrong)}. {REMEDY} It makes them again.")
     _seen.add(folder)
-    parts = [open_part(folder / name) for name in recipe.parts]
-    table = concatenate_datasets(parts, axis=1)
+    table = concatenate_datasets([open_part(folder / name) for name in recipe.parts], axis=1)
     return table if split is None else table.select(np.flatnonzero(np.array(table["split"]) == split))
 
 # %% ../nbs/05_data.ipynb #c46b6bed
@@ -215,8 +216,7 @@ def view(
         raise ValueError(f"view: no style {style!r} with voice {voice!r}; styles are {', '.join(STYLES)}, "
                          f"voices {', '.join(dict(recipe.voices))}")
     table = load(split, recipe)
-    if heads:
-        table = table.select(np.flatnonzero(table["head"]))
+    table = table.select(np.flatnonzero(table["head"])) if heads else table
     table = table.rename_columns({"name": "text", style: "picture", f"sound_{voice}": "sound"})
     return table.select_columns(["id", "text", "picture", "sound", "family", "group", "subgroup"])
 
@@ -278,9 +278,9 @@ def info(recipe: Recipe = Recipe()) -> dict:
     if wrong:  # or not built: then the manifest is what is missing
         return found | {"remedy": REMEDY}
     table = load(recipe=recipe).select_columns(["head", "split", "group", "subgroup"])[:]
-    count = lambda wanted: sum(h and s == wanted for h, s in zip(table["head"], table["split"]))
-    return found | {"emoji": len(table["head"]), "families": sum(table["head"]),
-                    "split": {name: count(name) for name in SPLITS}, "groups": len(set(table["group"])),
+    heads = [s for h, s in zip(table["head"], table["split"]) if h]
+    return found | {"emoji": len(table["head"]), "families": len(heads),
+                    "split": {name: heads.count(name) for name in SPLITS}, "groups": len(set(table["group"])),
                     "subgroups": len(set(table["subgroup"])), "voices": list(dict(recipe.voices)),
                     "made with": json.loads((folder / "manifest.json").read_text())["made_with"]}
 

@@ -43,12 +43,12 @@ class FeedForward(nn.Module):
         if min(dim, hidden) < 1 or not 0 <= dropout <= 1:
             raise ValueError(f"FeedForward: widths {dim} and {hidden}, dropout {dropout}; "
                              "expected widths of 1 or more, and a share from 0 to 1")
-        self.up, self.down = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.dim, self.up, self.down = dim, nn.Linear(dim, hidden), nn.Linear(hidden, dim)
         self.activation, self.dropout = ACTIVATIONS[activation], nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        if x.shape[-1:] != (self.up.in_features,):
-            raise ValueError(f"FeedForward: x is {tuple(x.shape)}, expected (…, {self.up.in_features})")
+        if x.shape[-1:] != (self.dim,):
+            raise ValueError(f"FeedForward: x is {tuple(x.shape)}, expected (…, {self.dim})")
         return self.down(self.dropout(self.activation(self.up(x))))
 
 # %% ../nbs/04_transformer.ipynb #dcdcfddd

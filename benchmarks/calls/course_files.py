@@ -66,6 +66,42 @@ def _():
         content=b"one", sha256=files.hashlib.sha256(b"one").hexdigest())
 
 
+@good("course.files.seal")
+def _():
+    return files.seal, dict(content={"name": "toy", "figures": {"right": 0.5}})
+
+
+@good("course.files.check_seal")
+def _():
+    return files.check_seal, dict(content=files.seal({"name": "toy", "figures": [0.5, 2]}), what="a record")
+
+
+@good("course.files.read_sealed")
+def _():
+    content = json.dumps(files.seal({"name": "toy", "figures": [0.5, 2]})).encode()
+    return in_folder(lambda folder, content, who: files.read_sealed(_file(folder, content), who)), dict(
+        content=content, who="read")
+
+
+@good("course.files.writing", raises=(files.CannotWrite,))
+def _():
+    def used(folder, content, instead):
+        with files.writing(folder / "file", instead):
+            return len(_file(folder, content).read_bytes())
+    return in_folder(used), dict(content=b"one", instead="set TOY")
+
+
+@good("course.files.locked", raises=(files.CannotWrite, ValueError))
+def _():
+    def used(folder, timeout):
+        with files.locked(folder / "a" / ".lock", timeout=timeout):
+            return [p.name for p in (folder / "a").iterdir()]
+    return in_folder(used), dict(timeout=0.1)
+
+
+left_out("an exception that holds its number and its text, no more", "course.files.CannotWrite")
+
+
 def _wheel() -> bytes:
     with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
         archive.writestr(zipfile.ZipInfo("toy/weights.bin"), b"tensor")
@@ -121,6 +157,14 @@ def _saved(suffix: str) -> bytes:
 def _read(folder: Path, content: bytes, suffix: str, inside: str | None = None) -> dict:
     (path := folder / f"file{suffix}").write_bytes(content)
     return weights.read_tensors(path, inside)
+
+
+@good("course.weights.save_file", raises=(ValueError, RuntimeError))
+def _():
+    def used(folder, tensors):
+        weights.save_file(tensors, folder / "a.safetensors")
+        return weights.read_tensors(folder / "a.safetensors")
+    return in_folder(used), dict(tensors={"weight": torch.randn(2, 3), "bias": torch.randn(2)})
 
 
 @good("course.weights.read_tensors", raises=(FileNotFoundError,))
@@ -206,6 +250,41 @@ def _():
 def _():
     return in_folder(lambda folder, content, rows: tables.is_whole(_file(folder, content), rows)), dict(
         content=_content(), rows=2)
+
+
+@good("course.tables.mark")
+def _():
+    def used(folder, content, rows):
+        tables.mark(_file(folder, content))
+        return tables.is_finished(folder / "file", rows)
+    return in_folder(used), dict(content=_content(), rows=2)
+
+
+@good("course.tables.is_finished")
+def _():
+    def used(folder, content, mark, rows):
+        (folder / ".file.sha256").write_text(mark)
+        return tables.is_finished(_file(folder, content), rows)
+    content = _content()
+    return in_folder(used), dict(content=content, mark=f"file {files.hashlib.sha256(content).hexdigest()}", rows=2)
+
+
+@good("course.tables.write_manifest")
+def _():
+    def used(folder, content, facts):
+        _file(folder, content)
+        tables.write_manifest(folder, ["file"], facts)
+        return tables.damaged(folder, ["file"], facts)
+    return in_folder(used), dict(content=b"one", facts={"recipe": "toy", "rows": 2})
+
+
+@good("course.tables.damaged")
+def _():
+    def used(folder, content, names, facts, full):
+        _file(folder, b"one")
+        tables.write_manifest(folder, ["file"], {"recipe": "toy"})
+        return tables.damaged(_file(folder, content).parent, names, facts, full)
+    return in_folder(used), dict(content=b"one", names=["file"], facts={"recipe": "toy"}, full=True)
 
 
 # --- jobs ---

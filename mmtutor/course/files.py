@@ -161,7 +161,7 @@ def locked(
     instead: str | None = None,  # as for `writing`
     timeout: float = -1,         # seconds; then filelock.Timeout
 ) -> Iterator[None]:
-    "Inside, nobody else is inside. Raises CannotWrite where the disk refuses."
+    "Inside, nobody else is inside. Raises CannotWrite where the disk refuses, ValueError for a timeout of NaN."
     from filelock import FileLock
     lock = FileLock(path, timeout=timeout)
     with writing(path, instead):
@@ -179,6 +179,10 @@ class Wheel:
     name: str
     version: str
     sha256: str
+
+    def __post_init__(self):
+        if not all(re.fullmatch(r"[\w.+-]{1,80}", word) for word in (self.name, self.version)):
+            raise ValueError(f"Wheel: {self.name[:80]!r} of version {self.version[:80]!r}, expected those of a project")
 
     def __str__(self) -> str:
         return f"{self.name}=={self.version}"

@@ -27,7 +27,10 @@ from .files import atomically, cache_dir, sha256_of
 
 # %% ../../nbs/course/weights.ipynb #5e1f0c02
 def save_file(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    "Write tensors as safetensors into this very file. With one entry of metadata the bytes are always the same."
+    """Write tensors as safetensors into this very file. With one entry of metadata the bytes are always the same.
+
+    Raises ValueError for a tensor with gaps, RuntimeError for two that share memory.
+    """
     path.write_bytes(save(dict(tensors), metadata and dict(metadata)))
 
 # %% ../../nbs/course/weights.ipynb #8d1b3d73
