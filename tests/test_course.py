@@ -247,7 +247,7 @@ def test_spread_refuses_what_is_no_number(values):
     (lambda folder: records.ahead({"values": [1, 2, 3]}, {"values": [1]}), "ahead: 3 seeds against 1"),
     (lambda folder: records.record("a/b", "x", [0], {}, folder), "record: the name 'a/b', expected"),
     (lambda folder: records.record("toy", "x", [0], {"a": float("nan")}, folder), "toy.json cannot hold its figures"),
-    (lambda folder: (folder / "toy.json").write_text("{") and records.read("toy", folder), "read: .*toy.json is cut off"),
+    (lambda folder: (folder / "toy.json").write_text("{") and records.read("toy", folder), ".*toy.json is cut off"),
 ])
 def test_what_is_no_record_is_refused(tmp_path, call, message):
     with pytest.raises(ValueError, match=message):
