@@ -57,6 +57,9 @@ def translated_page(name: str, index: Mapping[str, str]) -> dict:
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = relocate(translate.source_of(cell), there)
+        for data in (output.get("data", {}) for output in cell.get("outputs", ())):
+            if "text/markdown" in data:
+                data["text/markdown"] = relocate("".join(data["text/markdown"]), there)
     page = pages.to_page(nb, index, lang=translate.words("site")["tag"])
     source = f"::: {{.translated}}\n{notice(name)}\n:::"
     note = {"cell_type": "markdown", "metadata": {}, "id": "translated", "source": source}
