@@ -29,6 +29,11 @@ HARMLESS: dict[str, str] = {
     "+ target = torch.arange(len(a), )": "a second device is needed to see it",
     'float("-INF")': "Python reads it the same",
     "+ return torch.arange(tokens, ) < lengths": "a second device is needed to see it",
+    "+ log_scale = torch.as_tensor(log_scale, dtype=a.dtype, )": "a second device is needed to see it",
+    "+ right = torch.eye(len(a), dtype=None": "0 and 1 are exact in every kind of number",
+    "os.setpgid(": "seen in a worker's process alone, where changes are not tried",
+    "if hasattr(os,": "seen in a worker's process alone, where changes are not tried",
+    'hasattr(None, "setpgid")': "seen in a worker's process alone, where changes are not tried",
     "by >= 0": "it is never called with 0",
     "self.values: Tensor | None": "not looked at before keys are there",
 }
@@ -74,7 +79,7 @@ def shown(name: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="changes tried at a time")
-    parser.add_argument("--each", type=int, default=60, help="changes drawn of each module; 0: all")
+    parser.add_argument("--each", type=int, default=40, help="changes drawn of each module; 0: all")
     parser.add_argument("--dry", action="store_true", help="print, and write nothing")
     args = parser.parse_args()
     begun = records.commit()

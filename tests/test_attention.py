@@ -246,7 +246,7 @@ def test_dropout_keeps_the_mean(fused):
 
 def test_masks():
     assert causal_mask(2, 3).tolist() == [[True, True, False], [True, True, True]]
-    assert torch.equal(causal_mask(4), torch.ones(4, 4).tril().bool())
+    assert torch.equal(causal_mask(4), torch.ones(4, 4).tril().bool()) and causal_mask(0).shape == (0, 0)
     assert padding_mask(torch.tensor([2, 0])).tolist() == [[True, True], [False, False]]
     assert padding_mask(torch.tensor([1]), 3).tolist() == [[True, False, False]]
 

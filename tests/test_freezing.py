@@ -176,6 +176,16 @@ def test_thaw_wakes_only_what_it_names():
     freeze(model, lambda name: name.startswith(("head", "dropout")))  # dropout has no weights to be known by
     assert thaw(model, lambda name: name == "head.bias").frozen == ("head.weight",)
     assert thaw(model, "head").asleep == ("dropout",) and not model.train().dropout.training
+    assert freeze(model, "all").asleep == ("the whole model",)
+
+
+def test_gradients_of_what_goes_on_learning_stay():
+    model = Model()
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    freeze(model, "encoders")
+    assert all(p.grad is None for p in model.encoders.parameters())
+    assert all(p.grad.eq(1).all() for p in model.head.parameters())
 
 
 def test_copies_sleep_on_their_own():

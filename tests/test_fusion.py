@@ -239,6 +239,24 @@ def test_save_and_load(name, tmp_path):
     assert torch.equal(other(tokens), fusion(tokens))
 
 
+def test_sizes_that_are_not_given():
+    counts = {name: len(FUSIONS[name](MODALITIES, 12).queries) for name in ("decoder", "hierarchical")}
+    assert counts == {"decoder": 4, "hierarchical": 4} and len(FUSIONS["decoder"](MODALITIES, 12).decoder.layers) == 2
+    assert len(FUSIONS["bottleneck"](MODALITIES, 12).shared) == 4
+    assert len(FUSIONS["decoder"](MODALITIES, 12, queries=1).queries) == 1
+
+
+@pytest.mark.bad_input
+@every_design
+@pytest.mark.parametrize("modalities, dim, more", [
+    (("text", "text"), DIM, {}), ((), DIM, {}), (MODALITIES, 0, {}), (MODALITIES, DIM, {"dropout": 1.0}),
+    (MODALITIES, DIM, {"dropout": -0.1}), (MODALITIES, DIM, {"hidden": 0})])
+def test_who_cannot_be_built_says_its_name(name, modalities, dim, more):
+    design, options = DESIGNS[name]
+    with pytest.raises(ValueError, match=f"^{FUSIONS[design].__name__}: "):
+        make_fusion(design, modalities, dim, **options, **more)
+
+
 @pytest.mark.bad_input
 @every_design
 def test_bad_tokens_are_named(name):

@@ -269,6 +269,13 @@ def test_nothing_in_common_is_a_loss_of_zero():
         assert loss == 0 and not any(v.grad.any() for v in x.values())
 
 
+def test_two_items_in_common_are_enough_to_learn_from_and_one_is_not():
+    x = {m: torch.randn(3, 4, dtype=torch.float64) for m in ("text", "sound", "picture")}
+    two, one = torch.tensor([True, True, False]), torch.tensor([False, False, True])
+    expected = contrastive_loss(x["text"][two], x["sound"][two], 1.0)
+    assert contrastive_among(x, 1.0, present={"text": two, "sound": two, "picture": one}) == expected
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize("call, message", [
     (lambda: contrastive_loss(*pairs(3), 0.0, torch.ones(2, 2).bool()), r"same is torch.bool \(2, 2\); expected bool"),
@@ -278,7 +285,7 @@ def test_nothing_in_common_is_a_loss_of_zero():
     (lambda: siglip_loss(torch.ones(0, 4), torch.ones(0, 4), 0.0, 0.0), "at least one row"),
     (lambda: same_items(torch.ones(2, 2).long()), r"same_items: keys have the shape \(2, 2\)"),
     (lambda: same_items(torch.ones(2)), "same_items: .* torch.float32"),
-    (lambda: in_chunks(torch.ones(3, 4), torch.ones(1, 4), None, 2), r"b is \(1, 4\)"),
+    (lambda: in_chunks(torch.ones(3, 4), torch.ones(1, 4), None, 2), r"^contrastive_loss: .*b is \(1, 4\)"),
     (lambda: hardest(torch.full((3, 4), math.nan), torch.ones(3, 4), 1), "hardest: 9 of 9 cosines are not a number"),
     (lambda: hardest(*pairs(3), 3), "hardest: k is 3; .*no more than the 2 wrong partners"),
     (lambda: hardest(*pairs(3), 1, same_items("aab")), None),

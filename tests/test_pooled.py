@@ -62,6 +62,9 @@ def test_tokens_are_projected_normed_and_marked():
 
 def test_tokens_take_half_precision_from_a_cache():
     module = ModalityTokens({"text": 3}, DIM)
+    assert all(0 < p.abs().max() < 0.2 for p in module.position.values()), "a little, beside what it is added to"
+    for design in (ConcatFusion, GatedFusion):
+        assert all(0 < p.abs().max() < 0.2 for p in design(MODALITIES, DIM).absent.values())
     values, mask = torch.randn(2, 4, 3, dtype=torch.float16), torch.ones(2, 4, dtype=torch.bool)
     half, full = (module({"text": Tokens(x, mask)})["text"].values for x in (values, values.float()))
     assert half.dtype == torch.float32
