@@ -34,6 +34,11 @@ HARMLESS: dict[str, str] = {
     "os.setpgid(": "seen in a worker's process alone, where changes are not tried",
     "if hasattr(os,": "seen in a worker's process alone, where changes are not tried",
     'hasattr(None, "setpgid")': "seen in a worker's process alone, where changes are not tried",
+    "+ dead = None if mask is None else ~mask.any(None": "PyTorch's kernel gives such rows zeros by itself",
+    "+ dead = None if mask is None else ~mask.any(keepdim": "PyTorch's kernel gives such rows zeros by itself",
+    "+ return F.normalize(a.to(exact), )": "in a table the axis that is meant if none is named",
+    "non_blocking=False": "decides how fast, not what",
+    'precision == "XXfloat16XX"': "a GPU is needed to see it",
     "by >= 0": "it is never called with 0",
     "self.values: Tensor | None": "not looked at before keys are there",
 }

@@ -183,6 +183,8 @@ def publish(
         raise ValueError(f"publish: {run} is no folder of a run; it has no settings.json")
     profile = profile_of({k: v for k, v in read_sealed(run / "settings.json", "publish").items() if k != "seal"})
     record = record or record_of(run, profile)
+    if not (job or record["figures"]["rank by validation"] and record["seeds"]):
+        raise ValueError(f"publish: the record of {run} ranks nothing; expected the name of a job")
     job = job or f"{record['figures']['rank by validation'][0]}/{record['seeds'][0]}"
     if not os.path.isfile(run / job / "result.json"):
         raise ValueError(f"publish: {job} is not finished in {run}")

@@ -242,6 +242,7 @@ def test_dropout_keeps_the_mean(fused):
     assert values == {1.0}
     few = torch.stack([attend(q, k[:, :4], v[:, :4], dropout=0.5, fused=fused) for _ in range(20)])
     assert few.unique().numel() > 1
+    assert attend(q, k, v, dropout=1.0, fused=fused) == 0, "everything may be dropped"
 
 
 def test_masks():

@@ -56,7 +56,7 @@ MASKS = {
 
 @pytest.mark.parametrize("need_weights", [True, False])
 @pytest.mark.parametrize("name", MASKS)
-@pytest.mark.parametrize("context_dim, bias", [(None, True), (None, False), (8, True)])
+@pytest.mark.parametrize("context_dim, bias", [(None, True), (None, False), (8, True), (1, True)])
 def test_equal_to_pytorch(need_weights, name, context_dim, bias):
     ours, theirs = pair(context_dim=context_dim, bias=bias)
     x = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
