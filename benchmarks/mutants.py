@@ -39,6 +39,7 @@ HARMLESS: dict[str, str] = {
     "+ return F.normalize(a.to(exact), )": "in a table the axis that is meant if none is named",
     "non_blocking=False": "decides how fast, not what",
     'precision == "XXfloat16XX"': "a GPU is needed to see it",
+    '"weight" in name.rsplit(".", 2)[-1]': "the last part of a name in either case",
     "by >= 0": "it is never called with 0",
     "self.values: Tensor | None": "not looked at before keys are there",
 }

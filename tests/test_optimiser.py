@@ -49,6 +49,8 @@ class Zoo(nn.Module):
         self.attention, self.norm = nn.MultiheadAttention(4, 2), nn.BatchNorm2d(4)
         self.conv, self.tall = nn.Conv2d(4, 4, 3), nn.LayerNorm((4, 4))
         self.queries, self.log_scale = nn.Parameter(torch.zeros(1, 3, 4)), nn.Parameter(torch.zeros(()))
+        self.inner = nn.Module()
+        self.inner.weights = nn.ParameterDict({"table": torch.zeros(3, 4)})  # no weight by its last name
         self.out = nn.Linear(4, 9)
         self.out.weight = self.embedding.weight  # tied
         self.encoders = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
@@ -65,6 +67,8 @@ def test_parameter_groups_are_a_partition_with_decay_on_matrices_only():
     decayed = {n for g in groups if g["weight_decay"] for n in g["names"]}
     assert decayed == {"lstm.weight_ih_l0", "lstm.weight_hh_l0", "attention.in_proj_weight",
                        "attention.out_proj.weight", "conv.weight", "encoders.a.weight"}
+    assert {g["name"] for g in groups} == {
+        f"{where}, {how}" for where in ("encoders", "rest") for how in ("decay", "no decay")}
     rates = {n: g["lr"] for g in groups for n in g["names"]}
     assert all((rate == 1e-5) == n.startswith("encoders.") for n, rate in rates.items())
     assert all(dict(model.named_parameters())[n] is p for g in groups for n, p in zip(g["names"], g["params"]))
@@ -90,6 +94,8 @@ def test_steps_and_windows_that_cannot_be():
     optimiser, loss_fn = Optimiser(nn.Linear(2, 2), FinetuneConfig(), 3), lambda m, b, g: (m(b).sum(), {})
     with pytest.raises(ValueError, match=r"finetune: 1 batches for micro-batches \[\(2,\), \(1,\)\], expected"):
         add_gradients(optimiser, loss_fn, (torch.arange(2), torch.arange(1)), [torch.ones(2, 2)], torch.Generator())
+    with pytest.raises(ValueError, match="finetune: loss_fn returned 0.5, expected one number with a"):
+        add_gradients(optimiser, lambda m, b, g: (0.5, {}), (torch.arange(2),), [torch.ones(2, 2)], torch.Generator())
 
 
 @pytest.mark.bad_input
