@@ -103,7 +103,7 @@ def main() -> None:
         noticed = figures[module]["killed"] + figures[module]["slow"]
         print(f"{module:14} {noticed} of {len(codes)} noticed, {len(figures[module]['harmless'])} harmless", flush=True)
     if not args.dry:
-        records.record("mutants", "python benchmarks/mutants.py", [], {"modules": figures}, begun=begun)
+        records.record("mutants", "python benchmarks/mutants.py", [0], {"modules": figures}, begun=begun)
 
 
 if __name__ == "__main__":
