@@ -188,10 +188,17 @@ def against_signature(function: Callable, arguments: dict, result, takes: Sequen
     return None
 
 
+def seed() -> None:
+    "The same random state for whatever draws from the global ones."
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+
+
 def outcome(call: Call, function: Callable, arguments: dict, done: Sequence[Damage]) -> tuple[str, str]:
     "`right`, `refused` or `broken`, and why."
     before = {name: copy.deepcopy(value) for name, value in arguments.items() if list(numbers(value))}
-    torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: NPY002
+    seed()
     try:
         with bounded(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -203,7 +210,7 @@ def outcome(call: Call, function: Callable, arguments: dict, done: Sequence[Dama
     except (SystemExit, KeyboardInterrupt) as error:
         return "refused" if isinstance(error, call.raises) else "broken", f"{type(error).__name__}: {error}"
     except Exception as error:
-        return _judged(call, function, error, done)
+        return _judged(call, error, done)
     if changed := [name for name, was in before.items() if name not in call.changes and not same(was, arguments[name])]:
         return "broken", f"it changed {', '.join(changed)}"
     ill = not finite([v for name, v in arguments.items() if name not in call.swallows])
@@ -218,7 +225,7 @@ def outcome(call: Call, function: Callable, arguments: dict, done: Sequence[Dama
     return "right", ""
 
 
-def _judged(call: Call, function: Callable, error: Exception, done: Sequence[Damage]) -> tuple[str, str]:
+def _judged(call: Call, error: Exception, done: Sequence[Damage]) -> tuple[str, str]:
     "Was this exception a documented refusal?"
     said, how = f"{type(error).__name__}: {str(error)[:200]}", " ".join(d.how for d in done)
     if isinstance(error, call.raises):
@@ -243,21 +250,21 @@ def _judged(call: Call, function: Callable, error: Exception, done: Sequence[Dam
 def prepared(call: Call, keys: Sequence[int] | None = None) -> Iterator[tuple[Callable, dict, list[Damage]]]:
     "Each single damage of a call; or, with `keys`, those of these numbers, together."
     def fresh():
-        torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: NPY002
+        seed()
         return call.make()
     ways = [d for name, value in fresh()[1].items() if name not in call.keep for d in damages(value, (name,))]
     if keys is None:
         for damage in ways:
-            yield (*_damaged(call, fresh, [damage]), [damage])
+            yield (*_damaged(fresh, [damage]), [damage])
     elif ways:
         chosen = {}
         for key in keys:  # two damages of the same argument: the later one
             chosen[ways[key % len(ways)].where[0]] = ways[key % len(ways)]
         chosen = list(chosen.values())
-        yield (*_damaged(call, fresh, chosen), chosen)
+        yield (*_damaged(fresh, chosen), chosen)
 
 
-def _damaged(call: Call, fresh: Callable, done: Sequence[Damage]) -> tuple[Callable, dict]:
+def _damaged(fresh: Callable, done: Sequence[Damage]) -> tuple[Callable, dict]:
     "The call with its damages put in; if an argument of this kind cannot even be made, that is what is called."
     function, arguments = fresh()
     try:

@@ -3,6 +3,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from calls_binding import Letters  # read before this file
 from fuzzed import good
 from torch import nn
 
@@ -10,21 +11,6 @@ from mmtutor.freezing import FrozenReport, cached_features, encode, fingerprint,
 from mmtutor.lora import LoRALinear, LoRAReport, add_lora, lora_state, merge_lora
 from mmtutor.recompute import recompute, recompute_layers
 from mmtutor.transformer import Encoder, EncoderLayer, Tokens
-
-
-class Letters(nn.Module):
-    "An encoder of texts, a token for each letter."
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(256, 4)
-
-    def prepare(self, texts):
-        longest = max(map(len, texts))
-        ids = torch.tensor([[*t.encode(), *[0] * (longest - len(t))] for t in texts], dtype=torch.long)
-        return ids, torch.arange(longest) < torch.tensor([[len(t)] for t in texts])
-
-    def forward(self, ids, mask):
-        return Tokens(self.embedding(ids), mask)
 
 
 class Loudness(nn.Module):
