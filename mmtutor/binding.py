@@ -156,9 +156,9 @@ class Binder(nn.Module):
         super().__init__()
         if not set(modalities) <= {m for m, width in widths.items() if width > 0} or not modalities:
             raise ValueError(f"Binder: modalities {tuple(modalities)}, expected at least one of {', '.join(widths)}")
-        self.modalities, self.scale = tuple(modalities), scale
-        self.project = nn.ModuleDict({m: nn.Sequential(nn.Linear(widths[m], dim), nn.LayerNorm(dim))
-                                      for m in modalities})
+        self.modalities, self.scale, self.widths = tuple(modalities), scale, {m: widths[m] for m in modalities}
+        self.project = nn.ModuleDict({m: nn.Sequential(nn.Linear(width, dim), nn.LayerNorm(dim))
+                                      for m, width in self.widths.items()})
         self.modality = nn.ParameterDict({m: nn.Parameter(0.7 * torch.randn(dim)) for m in modalities})
         self.row, self.column = (nn.Parameter(0.7 * torch.randn(3, dim)) for _ in range(2))
         self.fusion = fusion
@@ -167,7 +167,7 @@ class Binder(nn.Module):
 
     def forward(self, tokens: Mapping[str, Tokens], *, need_weights: bool = False):
         "A `Reply`; with `need_weights` also the weights that the fusion gives."
-        given = real_tokens(tokens, {m: self.project[m][0].in_features for m in self.modalities}, "Binder")
+        given = real_tokens(tokens, self.widths, "Binder")
         if "picture" in given and given["picture"].values.shape[1] != 9:
             raise ValueError(f"Binder: {given['picture'].values.shape[1]} tokens of the picture, expected 9 cells")
         content = {m: Tokens(self.project[m](values), mask) for m, (values, mask) in given.items()}

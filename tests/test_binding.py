@@ -32,6 +32,7 @@ from mmtutor.binding import (
 )
 from mmtutor.course import records
 from mmtutor.fusion import mean_token
+from mmtutor.lora import add_lora
 from mmtutor.tasks import PHRASES, TYPES, scenes
 from mmtutor.transformer import Tokens
 
@@ -214,6 +215,12 @@ class TestBinder:
         cell = found[0][0] - model.project["picture"](bank.pictures["colour"][0, some.cells[0]])
         wanted = model.modality["picture"] + model.row[1] + model.column[2]
         assert torch.allclose(cell[5], wanted, atol=1e-5)  # place 5: second row, third column
+
+    def test_takes_low_rank_corrections_on_every_linear_layer(self, bank, some):
+        model, tokens = new_binder("concat", bank, 0, dim=16), some.tokens(bank, torch.arange(4))
+        before = model.eval()(tokens)
+        assert add_lora(model, lambda name: True, rank=1).wrapped
+        assert all(torch.equal(x, y) for x, y in zip(model(tokens), before))  # a correction begins as none
 
     @bad_input
     def test_what_it_refuses(self, bank, some):
