@@ -17,7 +17,7 @@ from torch import Tensor
 def cohen_kappa(a: Sequence | np.ndarray, b: Sequence | np.ndarray, weights: str | None = None) -> float:
     """Agreement of two raters beyond chance; items that one of them left out (NaN) are not counted.
 
-    Weights "linear" or "quadratic" count a near miss as half agreed; categories are then the numbers 0, 1, 2, …
+    Weights "linear" or "quadratic" count a near miss as partly agreed; categories are then the numbers 0, 1, 2, …
     Raises ValueError for unequal lengths, no common item, or two raters who both said one and the same throughout.
     Source: Cohen 1960, doi:10.1177/001316446002000104. Counted by scikit-learn.
     """

@@ -56,7 +56,8 @@ class FinetuneConfig:
 def parameter_groups(model: nn.Module, config: FinetuneConfig) -> list[dict]:
     """AdamW's groups: encoders and the rest, each with and without weight decay; frozen parameters are in none.
 
-    Decay is for the matrices that multiply activations: named `…weight`, two axes or more, in no norm or embedding.
+    Decay is for the matrices that multiply activations: with `weight` in the last part of the name (an LSTM's
+    `weight_ih_l0`, too), two axes or more, in no norm or embedding.
     """
     norms = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
     spared = {id(p) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag, *norms))

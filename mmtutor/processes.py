@@ -66,7 +66,7 @@ class Team:
 
 @contextmanager
 def team(seconds: float = 1800) -> Iterator[Team]:  # to wait for another rank before giving up
-    """The processes that torchrun started, connected: by NCCL where each has a GPU, else by gloo.
+    """The processes that torchrun started, connected: by NCCL where there are GPUs (one for each), else by gloo.
 
     Raises RankLost when another rank dies or keeps silent for `seconds`.
     """

@@ -229,7 +229,7 @@ def tables(results: Mapping) -> list[dict]:
          "rows": [[called(kind), *(cell(found[key]) for key in asked(kind)),
                    f"{results['parameters'][kind] / 1e6:.2f} M"] for kind, found in test.items()],
          "note": f"{spoken} Group, subgroup and name: from picture and speech, or from what the model was trained on."},
-        {"title": "Group, without any training of ours", "head": ["", "clean", "degraded"],
+        {"title": "Group, by the majority and by probes on frozen features", "head": ["", "clean", "degraded"],
          "rows": [["majority class", f"{base['majority']:.3f}", f"{base['majority']:.3f}"], *(
              [f"linear probe, {s}", f"{base[f'clean/group/{s}']:.3f}", f"{base[f'degraded/group/{s}']:.3f}"]
              for s in SUBSETS)],

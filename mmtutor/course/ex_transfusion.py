@@ -272,7 +272,7 @@ half = Quiz(
         Choice("the mask would no longer be causal", "The mask knows nothing of the time."),
         Choice("much of the reading would be taught on pictures in which nothing can be read",
                "From noise no name follows; those examples teach only how often each name occurs.", right=True),
-        Choice("the loss of the noise would become infinite", "It is a mean square of bounded things at any time."),
+        Choice("the loss of the noise would become infinite", "It is a mean square of finite numbers at any time."),
         Choice("nothing could be drawn", "Drawing is taught where the name comes first, at all times.")))
 
 meanwhile = Quiz(

@@ -48,9 +48,10 @@ def _tensor_difference(expected: Tensor, got: object, tolerance: float) -> str |
         return f"expected a tensor, got {kind(got)}"
     if got.shape != expected.shape:
         return f"expected shape {tuple(expected.shape)}, got {tuple(got.shape)}"
-    if got.dtype != expected.dtype:
+    number = expected.ndim == 0 and expected.is_floating_point() and got.is_floating_point()  # of any precision
+    if got.dtype != expected.dtype and not number:
         return f"expected dtype {expected.dtype}, got {got.dtype}"
-    expected, got = expected.detach(), got.detach().to(expected.device)
+    expected, got = expected.detach(), got.detach().to(expected)
     exact = not expected.dtype.is_floating_point
     close = expected == got if exact else torch.isclose(got, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
     if close.all():
