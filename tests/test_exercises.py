@@ -341,6 +341,11 @@ def test_use_falls_back_and_says_so(capsys):
     (torch.tensor([math.inf]), torch.tensor([math.inf]), None),
     (torch.tensor([1, 2]), torch.tensor([1, 3]), "first at [1]"),
     (torch.tensor(2.0), torch.tensor(3.0), "1 of 1 numbers differ: expected 2, got 3"),
+    (torch.tensor(2 / 3), torch.tensor(2 / 3, dtype=torch.float64), None),
+    (torch.tensor(2 / 3, dtype=torch.float64), torch.tensor(2 / 3), None),
+    (torch.tensor(2 / 3), torch.tensor(0.7, dtype=torch.float64), "1 of 1 numbers differ"),
+    (torch.tensor(2.0), torch.tensor(2), "expected dtype torch.float32, got torch.int64"),
+    (torch.ones(1), torch.ones(1, dtype=torch.float64), "expected dtype torch.float32, got torch.float64"),
     (torch.tensor([math.nan]), torch.tensor([1.0]), "expected nan"), (torch.zeros(0, 2), torch.zeros(0, 2), None),
 ])
 def test_differences_are_words(expected, got, words):
